@@ -1,0 +1,144 @@
+//! Single calls to journal nodes: `State`, `Fence`, `Read`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use meridian_rpc::Transport;
+use meridian_rpc::internal::journal_client::JournalClient;
+use meridian_rpc::internal::{
+    Entry, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
+};
+use meridian_types::{Epoch, Lsn, Position, StreamId, limits};
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::context::Context;
+
+/// A client for one replica.
+pub(crate) fn client(ctx: &Context, replica: usize) -> JournalClient<Transport> {
+    let node = ctx.journals.get(replica).cloned().unwrap_or_default();
+    JournalClient::new(ctx.env.network.transport(&node))
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+}
+
+/// What one replica knows of a stream; `None` when it does not answer in time.
+pub(crate) async fn state(ctx: &Context, replica: usize, stream: StreamId) -> Option<StateResponse> {
+    let request = StateRequest {
+        streams: vec![stream.0],
+    };
+    let mut client = client(ctx, replica);
+    answered(ctx, replica, "State", client.state(request)).await
+}
+
+/// Asks one replica for the promise.
+pub(crate) async fn fence(
+    ctx: &Context,
+    replica: usize,
+    stream: StreamId,
+    epoch: Epoch,
+) -> Option<FenceResponse> {
+    let request = FenceRequest {
+        stream: stream.0,
+        epoch: epoch.0,
+        owner: ctx.env.node.0.clone(),
+    };
+    let mut client = client(ctx, replica);
+    answered(ctx, replica, "Fence", client.fence(request)).await
+}
+
+async fn answered<T>(
+    ctx: &Context,
+    replica: usize,
+    call: &'static str,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Option<T> {
+    let failed = match tokio::time::timeout(ctx.config.call_timeout(), answer).await {
+        Ok(Ok(answer)) => return Some(answer.into_inner()),
+        Ok(Err(status)) => status.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    let node = ctx.journals.get(replica).map(ToString::to_string);
+    tracing::debug!(journal = node, call, why = failed, "journal node did not answer");
+    None
+}
+
+/// A part of a log, read message by message.
+pub(crate) struct LogReader {
+    messages: Streaming<ReadResponse>,
+    timeout: Duration,
+}
+
+impl LogReader {
+    /// Entries from `from` to exactly `to`.
+    pub(crate) async fn open(
+        ctx: &Context,
+        replica: usize,
+        stream: StreamId,
+        from: Lsn,
+        to: Position,
+        headers_only: bool,
+    ) -> Result<Self, Status> {
+        let request = ReadRequest {
+            stream: stream.0,
+            from_lsn: from.0.max(1),
+            from_timestamp: 0,
+            to: Some(to.into()),
+            headers_only,
+        };
+        let timeout = ctx.config.call_timeout();
+        let mut client = client(ctx, replica);
+        match tokio::time::timeout(timeout, client.read(request)).await {
+            Ok(answer) => Ok(Self {
+                messages: answer?.into_inner(),
+                timeout,
+            }),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// The next entries; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Entry>>, Status> {
+        match tokio::time::timeout(self.timeout, self.messages.message()).await {
+            Ok(message) => Ok(message?.map(|message| message.entries)),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("the journal node did not answer in time")
+}
+
+/// Waits for all calls, but no longer than `grace` once `enough` of them were answered. The answers are in the
+/// order of the calls.
+pub(crate) async fn gather<T, F>(calls: Vec<F>, enough: usize, grace: Duration) -> Vec<Option<T>>
+where
+    F: Future<Output = Option<T>>,
+{
+    let mut answers: Vec<Option<T>> = calls.iter().map(|_| None).collect();
+    let numbered = |(index, call): (usize, F)| async move { (index, call.await) };
+    let mut open: FuturesUnordered<_> = calls.into_iter().enumerate().map(numbered).collect();
+    let mut until: Option<Instant> = None;
+    let mut answered = 0;
+    loop {
+        let next = match until {
+            None => open.next().await,
+            Some(until) => tokio::time::timeout_at(until, open.next())
+                .await
+                .unwrap_or_default(),
+        };
+        let Some((index, answer)) = next else {
+            return answers;
+        };
+        answered += usize::from(answer.is_some());
+        if let Some(slot) = answers.get_mut(index) {
+            *slot = answer;
+        }
+        if answered >= enough && until.is_none() {
+            until = Some(Instant::now() + grace);
+        }
+    }
+}

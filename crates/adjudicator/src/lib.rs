@@ -1,0 +1,151 @@
+//! The adjudicators: one decision loop per key range (protocol sections 4 to 8).
+//!
+//! ```text
+//! query processor ──DecideBatch──> connection ──> stream task: decide ──records──> links ──> journal nodes
+//!        ^────────DecisionBatch──── when a quorum persisted the record <──────────acks──────────┘
+//! ```
+//! Every decision is made by the pure modules of `meridian_protocol`; this crate moves records, waits and retries.
+//!
+//! Invariant: an adjudicator knows nothing of storage nodes, and keeps nothing on a disk of its own.
+#![forbid(unsafe_code)]
+
+mod attempts;
+pub mod config;
+mod connection;
+mod context;
+pub mod error;
+mod journals;
+mod link;
+mod records;
+mod registry;
+mod request;
+mod service;
+mod stream;
+mod takeover;
+
+use std::sync::Arc;
+
+use meridian_rpc::{Env, Listener, ServiceFailure, Started, serve};
+use meridian_types::{NodeName, RangeMap};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+pub use config::{Config, Lead};
+pub use error::ConfigError;
+
+use context::Context;
+use registry::Registry;
+use service::AdjudicatorService;
+
+/// The service's role, as status and errors name it.
+pub const ROLE: &str = "adjudicator";
+
+/// Starts an adjudicator: a candidate for every stream of the range map. `journals` are the replicas of every stream.
+///
+/// After `shutdown` it stops deciding, hands its ranges over with a `Released` record (within
+/// [`Config::release_timeout_ms`]) and ends.
+pub async fn start(
+    config: Config,
+    env: Env,
+    map: watch::Receiver<Arc<RangeMap>>,
+    journals: Vec<NodeName>,
+    shutdown: CancellationToken,
+) -> Result<Started, ServiceFailure> {
+    config.check()?;
+    if journals.is_empty() {
+        return Err(ConfigError::NoJournals.into());
+    }
+    let registry = Arc::new(Registry::new(journals.len()));
+    let ctx = Arc::new(Context {
+        config,
+        env,
+        map,
+        journals,
+        shutdown,
+    });
+    let service = Arc::new(AdjudicatorService {
+        ctx: ctx.clone(),
+        registry: registry.clone(),
+    });
+    let stopped = tokio::spawn(supervise(ctx, registry));
+    Ok(Started { service, stopped })
+}
+
+/// [`start`], and serves it alone on `listener`.
+pub async fn run(
+    config: Config,
+    env: Env,
+    listener: Listener,
+    map: watch::Receiver<Arc<RangeMap>>,
+    journals: Vec<NodeName>,
+    shutdown: CancellationToken,
+) -> Result<(), ServiceFailure> {
+    let started = start(config, env, map, journals, shutdown.clone()).await?;
+    let mut routes = RoutesBuilder::default();
+    started.service.register(&mut routes);
+    let failure = |what: String| ServiceFailure { role: ROLE, what };
+    serve(listener, routes.routes(), shutdown)
+        .await
+        .map_err(|error| failure(error.to_string()))?;
+    started
+        .stopped
+        .await
+        .map_err(|error| failure(error.to_string()))?
+}
+
+/// Runs the links and a task for each stream of the range map, until shutdown.
+async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), ServiceFailure> {
+    // The links end last: the streams still hand their ranges over.
+    let stop = CancellationToken::new();
+    let mut links = JoinSet::new();
+    for replica in 0..ctx.journals.len() {
+        links.spawn(link::run(ctx.clone(), registry.clone(), replica, stop.clone()));
+    }
+    let mut streams = JoinSet::new();
+    let mut map = ctx.map.clone();
+    let mut failed = None;
+    while failed.is_none() {
+        let known: Vec<_> = map
+            .borrow_and_update()
+            .entries
+            .iter()
+            .map(|range| range.stream)
+            .collect();
+        for stream in known {
+            if let Some(task) = stream::task(&ctx, &registry, stream) {
+                streams.spawn(task);
+            }
+        }
+        tokio::select! {
+            biased;
+            () = ctx.shutdown.cancelled() => break,
+            Some(ended) = streams.join_next() => failed = failure_of(ended),
+            // A map that cannot change any more: only shutdown is left to wait for.
+            () = changed(&mut map) => {}
+        }
+    }
+    if failed.is_none() {
+        while let Some(ended) = streams.join_next().await {
+            failed = failed.or(failure_of(ended));
+        }
+    }
+    stop.cancel();
+    while links.join_next().await.is_some() {}
+    failed.map_or(Ok(()), Err)
+}
+
+/// A stream's task ends by itself only after shutdown; anything else is a bug that must not go unnoticed.
+fn failure_of(ended: Result<(), tokio::task::JoinError>) -> Option<ServiceFailure> {
+    ended.err().map(|error| ServiceFailure {
+        role: ROLE,
+        what: format!("the task of a stream failed: {error}"),
+    })
+}
+
+async fn changed(map: &mut watch::Receiver<Arc<RangeMap>>) {
+    if map.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,213 @@
+//! The RPCs of an adjudicator, and what the process knows of it.
+
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use meridian_rpc::batch::Batches;
+use meridian_rpc::error::KvError;
+use meridian_rpc::internal::adjudicator_server::{Adjudicator, AdjudicatorServer};
+use meridian_rpc::internal::outcome_answer::Outcome;
+use meridian_rpc::internal::{
+    AttemptQuery, CloseThroughRequest, CloseThroughResponse, DecideBatch, Decision, DecisionBatch,
+    LocateRequest, LocateResponse, OutcomeAnswer, OutcomeQuery,
+};
+use meridian_rpc::v1::{OwnedRangeStatus, ServiceStatus};
+use meridian_rpc::{Service, convert};
+use meridian_types::{Attempt, CommitToken, StreamId, Timestamp, limits};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::connection;
+use crate::context::Context;
+use crate::registry::{Registry, StreamHandle};
+use crate::request::Control;
+
+/// Answers that one message carries at most.
+const MAX_ANSWERS: usize = 512;
+/// How long a question may wait for a takeover before the asker is told to ask again.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_800);
+
+/// The service, as RPCs see it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AdjudicatorService {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl AdjudicatorService {
+    fn stream(&self, stream: u64) -> Result<StreamHandle, Status> {
+        self.registry
+            .stream(StreamId(stream))
+            .ok_or_else(|| KvError::invalid(format!("stream {stream} is not in the range map")).into())
+    }
+
+    /// Puts a question to a stream's task; `None` when it cannot be answered in time.
+    async fn ask<T>(
+        &self,
+        stream: &StreamHandle,
+        question: impl FnOnce(oneshot::Sender<T>) -> Control,
+    ) -> Result<Option<T>, Status> {
+        let (reply, answer) = oneshot::channel();
+        match stream.control.try_send(question(reply)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                let what = "too many questions wait for an answer";
+                return Err(KvError::overloaded(what, Duration::from_millis(50)).into());
+            }
+            Err(TrySendError::Closed(_)) => {
+                return Err(KvError::unavailable("this adjudicator is shutting down").into());
+            }
+        }
+        Ok(tokio::time::timeout(QUESTION_TIMEOUT, answer)
+            .await
+            .ok()
+            .and_then(Result::ok))
+    }
+
+    /// Who owns the stream as far as this process alone can tell.
+    fn locate_passively(&self, handle: &StreamHandle, stream: u64) -> LocateResponse {
+        let status = handle.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = if status.role == OWNER {
+            self.ctx.env.node.0.clone()
+        } else {
+            String::new()
+        };
+        LocateResponse {
+            stream,
+            owner,
+            epoch: status.epoch,
+        }
+    }
+}
+
+/// [`OwnedRangeStatus::role`] of an owner that serves.
+const OWNER: &str = "owner";
+
+#[tonic::async_trait]
+impl Adjudicator for AdjudicatorService {
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        let LocateRequest { stream, passive } = request.into_inner();
+        let handle = self.stream(stream)?;
+        if passive {
+            return Ok(Response::new(self.locate_passively(&handle, stream)));
+        }
+        let answer = self.ask(&handle, Control::Locate).await?;
+        Ok(Response::new(answer.unwrap_or(LocateResponse {
+            stream,
+            ..LocateResponse::default()
+        })))
+    }
+
+    type DecideStream = Pin<Box<dyn Stream<Item = Result<DecisionBatch, Status>> + Send>>;
+
+    async fn decide(
+        &self,
+        request: Request<Streaming<DecideBatch>>,
+    ) -> Result<Response<Self::DecideStream>, Status> {
+        let (answers, queue) = mpsc::channel(self.ctx.config.connection_requests);
+        let (ctx, registry) = (self.ctx.clone(), self.registry.clone());
+        tokio::spawn(connection::run(ctx, registry, request.into_inner(), answers));
+        let size = |_: &Decision| 1;
+        let batches = Batches::new(queue, MAX_ANSWERS, MAX_ANSWERS, size);
+        Ok(Response::new(Box::pin(
+            batches.map(|decisions| Ok(DecisionBatch { decisions })),
+        )))
+    }
+
+    async fn close_through(
+        &self,
+        request: Request<CloseThroughRequest>,
+    ) -> Result<Response<CloseThroughResponse>, Status> {
+        let CloseThroughRequest { stream, timestamp } = request.into_inner();
+        let handle = self.stream(stream)?;
+        let question = |reply| Control::CloseThrough(Timestamp(timestamp), reply);
+        match self.ask(&handle, question).await? {
+            Some(answer) => Ok(Response::new(answer)),
+            None => Err(KvError::unavailable(format!("stream {stream} has no owner yet")).into()),
+        }
+    }
+
+    async fn outcome(&self, request: Request<OutcomeQuery>) -> Result<Response<OutcomeAnswer>, Status> {
+        let query = request.into_inner();
+        let handle = self.stream(query.stream)?;
+        let token = CommitToken {
+            txn: convert::txn_id(&query.txn)?,
+            start: Timestamp(query.start),
+            home: Some(StreamId(query.stream)),
+        };
+        let answer = self.ask(&handle, |reply| Control::Outcome(token, reply)).await?;
+        Ok(Response::new(answer.unwrap_or_else(pending)))
+    }
+
+    async fn attempt_outcome(
+        &self,
+        request: Request<AttemptQuery>,
+    ) -> Result<Response<OutcomeAnswer>, Status> {
+        let query = request.into_inner();
+        let name = query
+            .attempt
+            .as_ref()
+            .ok_or_else(|| KvError::invalid("the attempt is not named"))?;
+        let attempt = Attempt::try_from(name)?;
+        let handle = self.stream(attempt.home.0)?;
+        let start = Timestamp(query.start);
+        let question = |reply| Control::AttemptOutcome(attempt, start, reply);
+        let answer = self.ask(&handle, question).await?;
+        Ok(Response::new(answer.unwrap_or_else(pending)))
+    }
+}
+
+fn pending() -> OutcomeAnswer {
+    OutcomeAnswer {
+        outcome: Outcome::Pending.into(),
+        ..OutcomeAnswer::default()
+    }
+}
+
+impl Service for AdjudicatorService {
+    fn role(&self) -> &'static str {
+        crate::ROLE
+    }
+
+    fn register(&self, routes: &mut RoutesBuilder) {
+        let server = AdjudicatorServer::new(self.clone())
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        routes.add_service(server);
+    }
+
+    fn status(&self) -> ServiceStatus {
+        let handles = self.registry.streams();
+        let ranges: Vec<OwnedRangeStatus> = handles
+            .iter()
+            .map(|(_, handle)| {
+                handle
+                    .status
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            })
+            .collect();
+        let queued: usize = handles
+            .iter()
+            .map(|(_, handle)| handle.decides.max_capacity() - handle.decides.capacity())
+            .sum();
+        let state = if self.is_ready() { "ready" } else { "draining" };
+        ServiceStatus {
+            role: crate::ROLE.to_owned(),
+            state: state.to_owned(),
+            ranges,
+            figures: [("queued_requests".to_owned(), queued as u64)].into(),
+            ..ServiceStatus::default()
+        }
+    }
+
+    /// A standby is ready: it can take over.
+    fn is_ready(&self) -> bool {
+        !self.ctx.shutdown.is_cancelled()
+    }
+}

@@ -1,0 +1,158 @@
+//! Entries that a replica lacks and that are no longer in memory: read back from a node that has them.
+
+use std::sync::Arc;
+
+use meridian_rpc::internal::Entry;
+use meridian_types::{Epoch, Lsn, Position, StreamId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::owner::Owner;
+use super::peers::Peer;
+use crate::context::Context;
+use crate::journals::LogReader;
+use crate::records::{entry_bytes, position};
+use crate::registry::LinkEvent;
+
+/// Entries that are read at once; their bytes are bounded by one append.
+const MAX_ENTRIES: u64 = 1_024;
+/// Positions that are read at once.
+const MAX_POSITIONS: u64 = 65_536;
+
+/// What to read, and who may have it.
+struct Fetch {
+    ctx: Arc<Context>,
+    stream: StreamId,
+    epoch: Epoch,
+    /// The replica that lacks it.
+    replica: usize,
+    sources: Vec<usize>,
+    from: Lsn,
+    to: Position,
+}
+
+impl Owner {
+    /// Begins to read what a connected replica needs next, where the tail does not reach back that far. The answer comes
+    /// as an event.
+    pub(super) fn catch_up(&mut self, peers: &mut [Peer], events: &mpsc::Sender<LinkEvent>) {
+        let now = Instant::now();
+        for (replica, peer) in peers.iter_mut().enumerate() {
+            // One part at a time: read, send, wait for the reply.
+            if peer.is_fetching || peer.is_waiting() || peer.place(now).is_none() {
+                continue;
+            }
+            let Some(next) = self.replication.next_entry(replica) else {
+                continue;
+            };
+            if self.replication.needs_checkpoint(replica) {
+                let base = self.replication.log().base();
+                let from = Lsn(base.lsn.0.saturating_sub(MAX_POSITIONS).max(1));
+                if base.lsn > Lsn(1) {
+                    peer.is_fetching = true;
+                    tokio::spawn(fetch_older(self.fetch(replica, from, base), events.clone()));
+                }
+            } else if next < self.tail.first() {
+                let to = Lsn((next.0 + MAX_ENTRIES - 1).min(self.tail.first().0 - 1));
+                let Some(to) = self.replication.log().position_at(to) else {
+                    continue;
+                };
+                peer.is_fetching = true;
+                tokio::spawn(fetch(self.fetch(replica, next, to), events.clone()));
+            }
+        }
+    }
+
+    fn fetch(&self, replica: usize, from: Lsn, to: Position) -> Fetch {
+        let (adopted, adopted_end) = self.adopted;
+        let acked = self.replication.acked();
+        let has_it = |source: &usize| {
+            let matched = acked.get(*source).copied().unwrap_or_default();
+            matched >= to.lsn || (*source == adopted && adopted_end.lsn >= to.lsn)
+        };
+        Fetch {
+            ctx: self.ctx.clone(),
+            stream: self.stream,
+            epoch: self.replication.epoch(),
+            replica,
+            sources: (0..acked.len())
+                .filter(|source| *source != replica)
+                .filter(has_it)
+                .collect(),
+            from,
+            to,
+        }
+    }
+}
+
+async fn fetch(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
+    let max_bytes = fetch.ctx.config.append_batch_bytes;
+    let mut entries = Vec::new();
+    for source in fetch.sources.clone() {
+        match read_some(&fetch, source, max_bytes).await {
+            Ok(some) => {
+                entries = some;
+                break;
+            }
+            Err(status) => tracing::debug!(stream = %fetch.stream, source, %status, "catch-up: not read"),
+        }
+    }
+    if entries.is_empty() {
+        tokio::time::sleep(super::FETCH_PAUSE).await;
+    }
+    let (replica, epoch) = (fetch.replica, fetch.epoch);
+    let event = LinkEvent::Fetched {
+        replica,
+        epoch,
+        entries,
+    };
+    let _ = events.send(event).await;
+}
+
+async fn read_some(fetch: &Fetch, source: usize, max_bytes: usize) -> Result<Vec<Entry>, Status> {
+    let mut reader = LogReader::open(&fetch.ctx, source, fetch.stream, fetch.from, fetch.to, false).await?;
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut size = 0;
+    while let Some(some) = reader.next().await? {
+        for entry in some {
+            size += entry_bytes(&entry);
+            if size > max_bytes && !entries.is_empty() {
+                return Ok(entries);
+            }
+            entries.push(entry);
+        }
+    }
+    Ok(entries)
+}
+
+async fn fetch_older(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
+    let mut positions = Vec::new();
+    for source in fetch.sources.clone() {
+        match read_positions(&fetch, source).await {
+            Ok(some) => {
+                positions = some;
+                break;
+            }
+            Err(status) => tracing::debug!(stream = %fetch.stream, source, %status, "catch-up: not read"),
+        }
+    }
+    if positions.is_empty() {
+        tokio::time::sleep(super::FETCH_PAUSE).await;
+    }
+    let (replica, epoch) = (fetch.replica, fetch.epoch);
+    let event = LinkEvent::FetchedOlder {
+        replica,
+        epoch,
+        positions,
+    };
+    let _ = events.send(event).await;
+}
+
+async fn read_positions(fetch: &Fetch, source: usize) -> Result<Vec<Position>, Status> {
+    let mut reader = LogReader::open(&fetch.ctx, source, fetch.stream, fetch.from, fetch.to, true).await?;
+    let mut positions = Vec::new();
+    while let Some(some) = reader.next().await? {
+        positions.extend(some.iter().map(position));
+    }
+    Ok(positions)
+}

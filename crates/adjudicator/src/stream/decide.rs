@@ -1,0 +1,157 @@
+//! Deciding commit requests, and how much may be on its way (section 4).
+
+use std::time::Duration;
+
+use meridian_clock::Interval;
+use meridian_protocol::adjudication::{CommitRequest, Decision, Refusal};
+use meridian_types::Attempt;
+use tokio::time::Instant;
+
+use super::owner::{Owner, Phase};
+use super::waiting::Answer;
+use crate::config::Lead;
+use crate::records;
+use crate::request::{DecideWork, not_ready, to_wire, wrong_epoch};
+
+/// Entries that may be on their way; bytes are bounded by the configuration.
+const MAX_ENTRIES_IN_FLIGHT: u64 = 65_536;
+/// Answers that may wait for records.
+const MAX_WAITING: usize = 131_072;
+
+impl Owner {
+    /// Whether commit requests may be read from the queue now.
+    pub(super) fn takes_requests(&self) -> bool {
+        self.phase == Phase::Serving && (self.is_stalled() || (self.held.is_none() && self.has_room()))
+    }
+
+    /// Whether more records may be put on their way.
+    pub(super) fn has_room(&self) -> bool {
+        let in_flight = self
+            .replication
+            .last()
+            .lsn
+            .0
+            .saturating_sub(self.replication.committed().0);
+        self.in_flight_bytes < self.ctx.config.max_in_flight_bytes
+            && in_flight < MAX_ENTRIES_IN_FLIGHT
+            && self.waiting.len() < MAX_WAITING
+    }
+
+    /// The lease ran out and records have not become durable for long: perhaps the journal answers somebody else. Those who
+    /// wait must not wait here for ever; what is in flight may commit all the same.
+    fn is_stalled(&self) -> bool {
+        self.stalls_at().is_some_and(|at| at <= Instant::now())
+            && !self.adjudication.is_deciding(self.ctx.now())
+    }
+
+    /// When the oldest record in flight will have been on its way for too long, and the lease will have run out.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        let (_, oldest, _) = self.batches.front()?;
+        let too_long = *oldest + self.ctx.config.lease().length + self.ctx.config.suspect_after();
+        let leased = self.adjudication.lease_end().since(self.ctx.now().latest);
+        Some(too_long.max(Instant::now() + leased))
+    }
+
+    /// Whether anybody waits for the journal.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.held.is_some() || !self.lease_waiters.is_empty() || self.waiting.len() > self.leases_in_flight
+    }
+
+    /// Lets everybody go who waits for a journal that does not answer.
+    pub(super) fn release_the_waiting(&mut self) {
+        if self.phase != Phase::Serving || !self.is_stalled() {
+            return;
+        }
+        self.waiting.let_go();
+        if let Some(work) = self.held.take() {
+            work.reply.refused(not_ready("the journal does not answer"));
+        }
+        for waiter in self.lease_waiters.drain(..) {
+            waiter.not_owner(self.stream.0, None);
+        }
+    }
+
+    /// A commit request. Answered later unless it is refused now.
+    pub(super) fn on_request(&mut self, work: DecideWork) {
+        let now = self.ctx.now();
+        self.note_use(now);
+        if self.adjudication.is_deciding(now) {
+            self.decide(work, now);
+        } else if self.is_stalled() {
+            work.reply.refused(not_ready("the journal does not answer"));
+        } else {
+            // The renewal begins with the next step; requests behind this one wait in the queue.
+            self.held = Some(work);
+        }
+    }
+
+    /// The lease was renewed: the request that was held can be decided.
+    pub(super) fn decide_held(&mut self) {
+        if self.phase != Phase::Serving || self.held.is_none() {
+            return;
+        }
+        let now = self.ctx.now();
+        if self.adjudication.is_deciding(now)
+            && let Some(work) = self.held.take()
+        {
+            self.decide(work, now);
+        }
+    }
+
+    fn decide(&mut self, work: DecideWork, now: Interval) {
+        let DecideWork {
+            attempt,
+            start,
+            written,
+            reads,
+            payload,
+            deadline,
+            reply,
+        } = work;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            reply.refused(not_ready("the deadline passed before it was decided"));
+            return;
+        }
+        if self.is_barred(&attempt) {
+            reply.refused(wrong_epoch(None));
+            return;
+        }
+        let request = CommitRequest {
+            attempt,
+            start,
+            written: &written,
+            reads: &reads,
+        };
+        let lead = self.lead_now(now);
+        let txn = attempt.txn;
+        match self.adjudication.decide(&request, now, lead) {
+            Decision::Commit { commit, lsn } => {
+                tracing::trace!(%txn, stream = %self.stream, %commit, %lsn, "decided");
+                self.append(lsn, |at| records::commit(at, txn, commit, payload));
+                self.answer_committed(reply, commit, lsn);
+            }
+            Decision::Known { commit, lsn } => self.answer_committed(reply, commit, lsn),
+            Decision::Refused(refused) => {
+                tracing::trace!(%txn, stream = %self.stream, %refused, "refused");
+                let wire = to_wire(&refused, &self.ctx.env.node);
+                match refused {
+                    Refusal::Barred { lsn } => self.answer_at(lsn, Answer::Refused(reply, wire)),
+                    _ => reply.refused(wire),
+                }
+            }
+        }
+    }
+
+    fn is_barred(&self, attempt: &Attempt) -> bool {
+        self.barred_attempts.contains(attempt) && self.adjudication.outcomes().get(attempt.txn).is_none()
+    }
+
+    /// How far ahead of the present to commit and to close (R2, R13, R16).
+    pub(super) fn lead_now(&mut self, now: Interval) -> Duration {
+        self.lead_shown = match self.ctx.config.lead {
+            Lead::Fixed { ms } => Duration::from_millis(ms),
+            Lead::Auto { .. } => self.lead.lead(now),
+        };
+        self.lead_shown
+    }
+}

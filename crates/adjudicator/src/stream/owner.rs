@@ -1,0 +1,358 @@
+//! A stream's owner in one epoch: its soft state, and the decisions (sections 4, 5, 8).
+//!
+//! ```text
+//! Opening ──Opened committed──> Serving ──a replica refuses or lost its disk──> Refencing ─┐
+//!                                 │  ^──────── Reopening <──fenced anew, log as we left it──┘
+//!                              Releasing ──Released committed──> the end
+//! ```
+//! Everything here happens without awaiting. [`super::decide`] decides, [`super::replicate`] moves the records,
+//! [`super::questions`] answers what is not a commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_clock::Interval;
+use meridian_protocol::adjudication::{Adjudication, Opening};
+use meridian_protocol::lead::LeadTuner;
+use meridian_protocol::lease::Lease;
+use meridian_protocol::replication::Replication;
+use meridian_rpc::internal::{Closure, Committed, Entry};
+use meridian_types::{Lsn, Position, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
+use tokio::time::Instant;
+
+use super::tail::Tail;
+use super::waiting::{Answer, Waiting};
+use crate::attempts::BarredAttempts;
+use crate::context::Context;
+use crate::records;
+use crate::request::{Control, DecideWork, ReplyTo, wrong_epoch};
+use crate::takeover::{Fence, Plan, RecoveredOutcome, Won};
+
+/// Lease records that may be on their way: with more, the journal is what is missing.
+pub(super) const MAX_LEASES_IN_FLIGHT: usize = 2;
+
+/// What the owner is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its `Opened` record is not committed yet: it serves nothing.
+    Opening,
+    /// It decides.
+    Serving,
+    /// It is about to fence anew (as planned, once everything in flight is committed or some time has passed), or does:
+    /// nothing new is decided.
+    Refencing { plan: Option<Plan> },
+    /// Fenced anew; the `Opened` record of the new epoch, after the log's end `adopted`, is not committed yet.
+    Reopening { adopted: Position },
+    /// It hands the range over.
+    Releasing { released: Option<Lsn> },
+}
+
+/// The owner of one stream.
+pub(crate) struct Owner {
+    pub(super) ctx: Arc<Context>,
+    pub(super) stream: StreamId,
+    pub(super) range: RangeMapEntry,
+    pub(super) phase: Phase,
+    pub(super) adjudication: Adjudication,
+    pub(super) lease: Lease,
+    pub(super) leases_in_flight: usize,
+    pub(super) replication: Replication,
+    /// The replica whose log was adopted, and the end of that log.
+    pub(super) adopted: (usize, Position),
+    pub(super) tail: Tail,
+    pub(super) in_flight_bytes: usize,
+    pub(super) waiting: Waiting,
+    /// A request that was read before it was known that the lease has run out.
+    pub(super) held: Option<DecideWork>,
+    /// Questions that wait until the lease was renewed.
+    pub(super) lease_waiters: VecDeque<Control>,
+    pub(super) lead: LeadTuner,
+    /// The lead that was used last.
+    pub(super) lead_shown: Duration,
+    /// The last lsn of a batch, when it was handed to the links, and how many bytes the log had then.
+    pub(super) batches: VecDeque<(Lsn, Instant, usize)>,
+    pub(super) batch_bytes: usize,
+    /// About the longest time that a batch took lately until it was committed.
+    pub(super) slowest_commit: Duration,
+    pub(super) barred_attempts: BarredAttempts,
+    pub(super) last_closure: Option<Closure>,
+    pub(super) next_closure: Instant,
+    pub(super) last_use: Option<Instant>,
+    /// When to see about fencing anew.
+    pub(super) refence_at: Option<Instant>,
+    pub(super) refence_pause: Duration,
+    pub(super) next_forgetting: Instant,
+    /// About how long a message takes to a quorum of the journal nodes.
+    pub(super) one_way: Duration,
+    pub(super) deposed: bool,
+}
+
+impl Owner {
+    /// The owner after its fence was won. Its `Opened` record is on its way.
+    pub(super) fn open(ctx: Arc<Context>, stream: StreamId, range: RangeMapEntry, won: Won) -> Self {
+        let Won { fence, recovered } = won;
+        let now = ctx.now();
+        let mut floor = fence.floor.max(recovered.last_commit);
+        if recovered.outcome_low > Timestamp::ZERO {
+            // Bars from before what was read are forgotten: nobody that old may commit any more.
+            let max_error = ctx.env.clock.max_error();
+            floor = floor.max(recovered.outcome_low.saturating_add(max_error));
+        }
+        let policy = ctx.config.lease();
+        let lease_end = Lease::opening_end(policy, floor, now);
+        let opened = fence.fenced.last.lsn.next();
+        let opening = Opening {
+            range: range.id,
+            stream,
+            epoch: fence.epoch,
+            floor,
+            lease_end,
+            opened,
+            outcome_low: recovered.outcome_low,
+        };
+        let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()));
+        for outcome in &recovered.outcomes {
+            match outcome {
+                RecoveredOutcome::Committed(txn, commit, lsn) => {
+                    adjudication.recover_commit(*txn, *commit, *lsn);
+                }
+                RecoveredOutcome::Barred(txn, lsn) => adjudication.recover_barred(*txn, *lsn),
+            }
+        }
+        let replication = Replication::new(fence.epoch, recovered.log, ctx.quorum(), &fence.lasts);
+        let started = Instant::now();
+        let mut owner = Self {
+            stream,
+            range,
+            phase: Phase::Opening,
+            adjudication,
+            lease: Lease::new(policy, lease_end, now),
+            leases_in_flight: 0,
+            replication,
+            adopted: (fence.fenced.adopt, fence.fenced.last),
+            tail: Tail::new(opened, ctx.config.tail_bytes),
+            in_flight_bytes: 0,
+            waiting: Waiting::default(),
+            held: None,
+            lease_waiters: VecDeque::new(),
+            lead: LeadTuner::new(ctx.config.lead_policy()),
+            lead_shown: Duration::ZERO,
+            batches: VecDeque::new(),
+            batch_bytes: 0,
+            slowest_commit: Duration::ZERO,
+            barred_attempts: BarredAttempts::default(),
+            last_closure: None,
+            next_closure: started,
+            last_use: None,
+            refence_at: None,
+            refence_pause: super::REFENCE_PAUSE,
+            next_forgetting: started,
+            one_way: Duration::ZERO,
+            deposed: false,
+            ctx,
+        };
+        owner.append_opened(&fence, lease_end);
+        owner
+    }
+
+    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp) {
+        if let Some((replica, disk)) = fence.fenced.rejoin {
+            self.replication.allow_rejoin(replica, disk);
+        }
+        let (_, map_version) = self.ctx.range(self.stream);
+        let at = self.replication.append();
+        self.push(records::opened(at, &self.ctx.env.node, lease_end, map_version));
+    }
+
+    /// Fenced anew. It keeps what it knows, if the log that is adopted ends where it left it.
+    #[must_use]
+    pub(super) fn refenced(&mut self, fence: &Fence) -> bool {
+        let left = self.replication.last();
+        if fence.fenced.last != left || !matches!(self.phase, Phase::Refencing { .. }) {
+            return false;
+        }
+        let now = self.ctx.now();
+        let lease_end = Lease::opening_end(self.ctx.config.lease(), self.adjudication.floor(), now)
+            .max(self.lease.requested_end());
+        let log = self.replication.log().clone();
+        self.replication = Replication::new(fence.epoch, log, self.ctx.quorum(), &fence.lasts);
+        self.adopted = (fence.fenced.adopt, fence.fenced.last);
+        self.lease = Lease::new(self.ctx.config.lease(), lease_end, now);
+        self.phase = Phase::Reopening { adopted: left };
+        self.append_opened(fence, lease_end);
+        true
+    }
+
+    /// The end of the epoch's `Opened` record: what it carries may be relied upon now.
+    fn on_opened(&mut self) {
+        let opened = self.replication.epoch_start();
+        let lease_end = self.lease.requested_end();
+        if let Phase::Reopening { adopted } = self.phase {
+            let epoch = self.replication.epoch();
+            if !self.adjudication.reopen(epoch, adopted, opened, lease_end) {
+                // Cannot be: `refenced` checked the same. Open like any other then.
+                tracing::error!(stream = %self.stream, %epoch, "soft state does not fit the log");
+                self.deposed = true;
+                return;
+            }
+            self.barred_attempts.clear();
+        }
+        self.lease.on_durable(lease_end);
+        self.phase = Phase::Serving;
+        self.refence_at = None;
+        let (stream, epoch, floor) = (self.stream, self.replication.epoch(), self.adjudication.floor());
+        tracing::info!(%stream, %epoch, lsn = %opened, %floor, %lease_end, "opened");
+    }
+
+    pub(super) fn answer_committed(&mut self, reply: ReplyTo, commit: Timestamp, lsn: Lsn) {
+        let epoch = self.epoch_of(lsn);
+        let committed = Committed {
+            commit: commit.0,
+            lsn: lsn.0,
+            epoch,
+        };
+        self.answer_at(lsn, Answer::Committed(reply, committed));
+    }
+
+    /// The epoch of a record; this owner's where the log does not tell (a record that old was recovered).
+    pub(super) fn epoch_of(&self, lsn: Lsn) -> u64 {
+        self.replication
+            .log()
+            .epoch_at(lsn)
+            .unwrap_or(self.replication.epoch())
+            .0
+    }
+
+    /// Answers once the record at `lsn` is committed.
+    pub(super) fn answer_at(&mut self, lsn: Lsn, answer: Answer) {
+        if lsn <= self.replication.committed() {
+            self.tell(answer);
+        } else {
+            self.waiting.push(lsn, answer);
+        }
+    }
+
+    fn tell(&mut self, answer: Answer) {
+        match answer {
+            Answer::Committed(reply, committed) => reply.committed(committed),
+            Answer::Refused(reply, refused) => reply.refused(refused),
+            Answer::Outcome(reply, answer) => drop(reply.send(answer)),
+            Answer::Lease(lease_end) => {
+                self.leases_in_flight -= 1;
+                self.lease.on_durable(lease_end);
+                self.adjudication.on_lease_durable(lease_end);
+            }
+        }
+    }
+
+    /// More of the log is committed.
+    pub(super) fn on_committed(&mut self, committed: Lsn) {
+        if matches!(self.phase, Phase::Opening | Phase::Reopening { .. })
+            && committed >= self.replication.epoch_start()
+        {
+            self.on_opened();
+        }
+        self.measure(committed);
+        while let Some(answer) = self.waiting.pop(committed) {
+            self.tell(answer);
+        }
+    }
+
+    /// Appends the record that the adjudication asked for at `lsn`.
+    pub(super) fn append(&mut self, lsn: Lsn, record: impl FnOnce(Position) -> Entry) {
+        let at = self.replication.append();
+        debug_assert_eq!(at.lsn, lsn, "the adjudication and the log count alike");
+        self.push(record(at));
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let bytes = records::entry_bytes(&entry);
+        self.in_flight_bytes += bytes;
+        self.batch_bytes += bytes;
+        self.tail.push(entry);
+    }
+
+    /// Bars a transaction durably.
+    pub(super) fn append_barred(&mut self, lsn: Lsn, txn: TxnId) {
+        self.append(lsn, |at| records::barred(at, txn));
+    }
+
+    /// The range was used: its lease is kept and closures are sent.
+    pub(super) fn note_use(&mut self, now: Interval) {
+        self.lease.on_use(now);
+        self.last_use = Some(Instant::now());
+    }
+
+    pub(super) fn is_in_use(&self, now: Instant) -> bool {
+        self.last_use
+            .is_some_and(|at| now.duration_since(at) <= self.ctx.config.idle_after())
+    }
+
+    /// Renews the lease when it is time to (section 8).
+    pub(super) fn renew_lease(&mut self) {
+        if self.phase != Phase::Serving || self.leases_in_flight >= MAX_LEASES_IN_FLIGHT {
+            return;
+        }
+        let now = self.ctx.now();
+        let Some(lease_end) = self.lease.renew(now) else {
+            return;
+        };
+        let (_, map_version) = self.ctx.range(self.stream);
+        let lsn = self.adjudication.take_lsn();
+        let ctx = self.ctx.clone();
+        self.append(lsn, |at| {
+            records::lease(at, &ctx.env.node, lease_end, map_version)
+        });
+        self.leases_in_flight += 1;
+        self.answer_at(lsn, Answer::Lease(lease_end));
+    }
+
+    /// Forgets outcomes that are older than they have to be answerable (section 5).
+    pub(super) fn forget_old(&mut self, at: Instant) {
+        if at < self.next_forgetting || self.phase != Phase::Serving {
+            return;
+        }
+        self.next_forgetting = at + Duration::from_secs(10);
+        let cutoff = self.ctx.now().earliest.saturating_sub(limits::OUTCOME_RETENTION);
+        self.adjudication.forget_outcomes_before(cutoff);
+        if self.barred_attempts.forget_before(cutoff) {
+            self.adjudication.raise_window_low(cutoff);
+        }
+    }
+
+    /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].
+    pub(super) fn begin_release(&mut self) {
+        self.phase = Phase::Releasing { released: None };
+    }
+
+    /// Appends `Released` once everything before it is committed. `true` when it is committed itself.
+    pub(super) fn continue_release(&mut self) -> bool {
+        let Phase::Releasing { released } = self.phase else {
+            return false;
+        };
+        let committed = self.replication.committed();
+        match released {
+            Some(lsn) => committed >= lsn,
+            None if committed == self.replication.last().lsn => {
+                let (floor, lsn) = self.adjudication.release();
+                self.append(lsn, |at| records::released(at, floor));
+                self.phase = Phase::Releasing { released: Some(lsn) };
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The owner is not the owner any more: what is in flight is unknown, what was not decided is not decided.
+    pub(super) fn give_up(&mut self) {
+        self.adjudication.stop();
+        self.waiting.let_go();
+        if let Some(work) = self.held.take() {
+            work.reply.refused(wrong_epoch(None));
+        }
+        for waiter in self.lease_waiters.drain(..) {
+            waiter.not_owner(self.stream.0, None);
+        }
+    }
+}

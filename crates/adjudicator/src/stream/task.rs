@@ -1,0 +1,353 @@
+//! The task of one stream: its events, its timers, and which part it plays.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use meridian_types::StreamId;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::owner::{MAX_LEASES_IN_FLIGHT, Owner, Phase};
+use super::peers::{self, Peer};
+use crate::context::Context;
+use crate::registry::{Connection, LinkEvent, StreamHandle};
+use crate::request::{Control, DecideWork, KnownOwner, wrong_epoch};
+use crate::takeover::Verdict;
+
+/// Events of one kind that are taken before the links are served again.
+const MAX_TAKEN: usize = 1_024;
+/// Questions that wait for a takeover to end.
+const MAX_PARKED: usize = 1_024;
+/// A standby that is asked to decide looks for an owner at most this often.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// Added to waits for a clock's reading: a timer that comes too early would come again and again.
+const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
+
+/// Where the task's events come from.
+pub(super) struct Inbox {
+    pub(super) links: mpsc::Receiver<LinkEvent>,
+    pub(super) control: mpsc::Receiver<Control>,
+    pub(super) decides: mpsc::Receiver<DecideWork>,
+}
+
+/// The part that this process plays for the stream.
+pub(super) enum Role {
+    Standby,
+    Recovering,
+    Owner(Box<Owner>),
+}
+
+/// One stream's task.
+pub(super) struct Task {
+    pub(super) ctx: Arc<Context>,
+    pub(super) stream: StreamId,
+    pub(super) inbox: Inbox,
+    pub(super) handle: StreamHandle,
+    pub(super) peers: Vec<Peer>,
+    pub(super) role: Role,
+    /// A takeover or a renewed fence under way.
+    pub(super) recovery: Option<BoxFuture<'static, Verdict>>,
+    /// A failed takeover is tried again then.
+    pub(super) retry_at: Option<Instant>,
+    pub(super) looked_at: Option<Instant>,
+    /// Questions that wait for an owner.
+    pub(super) parked: VecDeque<Control>,
+    pub(super) known_owner: Option<KnownOwner>,
+    /// Shutdown: when handing over must have ended.
+    pub(super) release_until: Option<Instant>,
+    pub(super) rng: StdRng,
+}
+
+/// What woke the task.
+enum Event {
+    Shutdown,
+    Link(LinkEvent),
+    Verdict(Verdict),
+    Timer,
+    Control(Control),
+    Decide(DecideWork),
+}
+
+impl Task {
+    pub(super) fn new(
+        ctx: Arc<Context>,
+        stream: StreamId,
+        inbox: Inbox,
+        handle: StreamHandle,
+        connections: Vec<Option<Connection>>,
+    ) -> Self {
+        let mut peers: Vec<Peer> = ctx.journals.iter().map(|_| Peer::default()).collect();
+        for (peer, connection) in peers.iter_mut().zip(connections) {
+            if let Some(connection) = connection {
+                peer.up(connection);
+            }
+        }
+        let rng = ctx.env.rng();
+        Self {
+            ctx,
+            stream,
+            inbox,
+            handle,
+            peers,
+            role: Role::Standby,
+            recovery: None,
+            retry_at: None,
+            looked_at: None,
+            parked: VecDeque::new(),
+            known_owner: None,
+            release_until: None,
+            rng,
+        }
+    }
+
+    /// Runs until shutdown was asked for and the range is handed over.
+    pub(super) async fn run(mut self) {
+        self.show();
+        loop {
+            match self.next_event().await {
+                Event::Shutdown => self.begin_shutdown(),
+                Event::Link(event) => self.on_link(event),
+                Event::Verdict(verdict) => self.on_verdict(verdict),
+                Event::Timer => {}
+                Event::Control(control) => self.on_control(control),
+                Event::Decide(work) => self.on_decide(work),
+            }
+            self.take_queued();
+            if self.settle() {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let wake = self.next_wake();
+        let takes_decides = self.takes_decides();
+        let Self {
+            ctx,
+            inbox,
+            recovery,
+            release_until,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            () = ctx.shutdown.cancelled(), if release_until.is_none() => Event::Shutdown,
+            Some(event) = inbox.links.recv() => Event::Link(event),
+            verdict = finished(recovery) => Event::Verdict(verdict),
+            () = sleep_until(wake) => Event::Timer,
+            Some(control) = inbox.control.recv() => Event::Control(control),
+            Some(work) = inbox.decides.recv(), if takes_decides => Event::Decide(work),
+        }
+    }
+
+    /// Takes what has queued up meanwhile, so that it is decided, sent and synced together.
+    fn take_queued(&mut self) {
+        for _ in 0..MAX_TAKEN {
+            let Ok(event) = self.inbox.links.try_recv() else {
+                break;
+            };
+            self.on_link(event);
+        }
+        for _ in 0..MAX_TAKEN {
+            let Ok(control) = self.inbox.control.try_recv() else {
+                break;
+            };
+            self.on_control(control);
+        }
+        for _ in 0..MAX_TAKEN {
+            if !self.takes_decides() {
+                break;
+            }
+            let Ok(work) = self.inbox.decides.try_recv() else {
+                break;
+            };
+            self.on_decide(work);
+        }
+    }
+
+    fn takes_decides(&self) -> bool {
+        match &self.role {
+            Role::Standby => true,
+            // The outcome of the takeover decides what they are told.
+            Role::Recovering => false,
+            Role::Owner(owner) => owner.takes_requests(),
+        }
+    }
+
+    /// When something is due that no event announces; `None` while the range is idle.
+    fn next_wake(&self) -> Option<Instant> {
+        let at = Instant::now();
+        let mut due: Vec<Instant> = self.retry_at.into_iter().chain(self.release_until).collect();
+        if let Role::Owner(owner) = &self.role {
+            let refences =
+                matches!(owner.phase, Phase::Serving | Phase::Refencing { .. }) && self.recovery.is_none();
+            due.extend(owner.refence_at.filter(|_| refences));
+            if owner.closes_periodically(at) {
+                due.push(owner.next_closure);
+            }
+            if owner.phase == Phase::Serving && owner.has_waiting() {
+                // Rounded up to the timer's granularity: otherwise it would come too early, again and again.
+                due.extend(owner.stalls_at().map(|due| due + TIMER_GRANULARITY));
+            }
+            if owner.phase == Phase::Serving
+                && owner.leases_in_flight < MAX_LEASES_IN_FLIGHT
+                && let Some(timestamp) = owner.lease.due_at()
+            {
+                let wait = timestamp.since(self.ctx.now().latest);
+                due.push(at + wait + TIMER_GRANULARITY);
+            }
+            due.extend(self.peers.iter().filter_map(|peer| peer.paused_until));
+        }
+        due.into_iter().min()
+    }
+
+    fn on_link(&mut self, event: LinkEvent) {
+        let replica = match &event {
+            LinkEvent::Up { replica, .. }
+            | LinkEvent::Down { replica, .. }
+            | LinkEvent::Replies { replica, .. }
+            | LinkEvent::Fetched { replica, .. }
+            | LinkEvent::FetchedOlder { replica, .. } => *replica,
+        };
+        let Some(peer) = self.peers.get_mut(replica) else {
+            return;
+        };
+        let mut owner = match &mut self.role {
+            Role::Owner(owner) => Some(owner),
+            Role::Standby | Role::Recovering => None,
+        };
+        match event {
+            LinkEvent::Up { connection, .. } => {
+                if peer.up(connection)
+                    && let Some(owner) = owner
+                {
+                    owner.on_connection(replica, peer);
+                }
+            }
+            LinkEvent::Down { id, .. } => {
+                if peer.down(id)
+                    && let Some(owner) = owner
+                {
+                    owner.on_disconnected(replica);
+                }
+            }
+            LinkEvent::Replies { id, replies, .. } => {
+                if peer.id() != Some(id) {
+                    return;
+                }
+                match owner {
+                    Some(owner) => owner.on_replies(replica, peer, replies),
+                    None => peer.skip(replies.len()),
+                }
+            }
+            LinkEvent::Fetched { epoch, entries, .. } => {
+                peer.is_fetching = false;
+                if let Some(owner) = owner.take_if(|owner| owner.replication.epoch() == epoch) {
+                    owner.send_fetched(replica, peer, entries);
+                }
+            }
+            LinkEvent::FetchedOlder { epoch, positions, .. } => {
+                peer.is_fetching = false;
+                if let Some(owner) = owner.take_if(|owner| owner.replication.epoch() == epoch) {
+                    owner.on_fetched_older(&positions);
+                }
+            }
+        }
+    }
+
+    fn on_control(&mut self, control: Control) {
+        if self.release_until.is_some() {
+            control.not_owner(self.stream.0, None);
+            return;
+        }
+        match &mut self.role {
+            Role::Owner(owner) if owner.phase == Phase::Serving => {
+                owner.on_question(control, &mut self.peers);
+            }
+            _ if self.parked.len() >= MAX_PARKED => control.not_owner(self.stream.0, None),
+            _ => {
+                self.parked.push_back(control);
+                if matches!(self.role, Role::Standby) {
+                    self.begin_takeover();
+                }
+            }
+        }
+    }
+
+    fn on_decide(&mut self, work: DecideWork) {
+        self.handle.budget.give_back(work.payload.len());
+        if let Role::Owner(owner) = &mut self.role {
+            owner.on_request(work);
+            return;
+        }
+        work.reply.refused(wrong_epoch(self.known_owner.as_ref()));
+        let now = Instant::now();
+        let looked_lately = self
+            .looked_at
+            .is_some_and(|at| now.duration_since(at) < LOOK_PAUSE);
+        if matches!(self.role, Role::Standby) && !looked_lately && self.release_until.is_none() {
+            self.begin_takeover();
+        }
+    }
+
+    /// After a batch of events: everything that follows from the new state. `true` when the task is to end.
+    fn settle(&mut self) -> bool {
+        let at = Instant::now();
+        self.retry(at);
+        if let Role::Owner(owner) = &mut self.role {
+            owner.one_way = peers::quorum_one_way(&self.peers, self.ctx.quorum());
+            owner.renew_lease();
+            owner.decide_held();
+            owner.release_the_waiting();
+            owner.answer_lease_waiters(&mut self.peers);
+            owner.close_periodically(at, &mut self.peers);
+            owner.forget_old(at);
+            for peer in &mut self.peers {
+                peer.paused_until = peer.paused_until.filter(|until| at < *until);
+            }
+            owner.pump(&mut self.peers);
+            owner.catch_up(&mut self.peers, &self.handle.links);
+            self.see_about_refencing(at);
+        }
+        self.answer_parked();
+        self.step_down_if_deposed();
+        let ends = self.continue_shutdown(at);
+        self.show();
+        ends
+    }
+
+    /// The last thing the task does: nobody who waits is left without an answer.
+    fn end(mut self) {
+        if let Role::Owner(owner) = &mut self.role {
+            owner.give_up();
+        }
+        self.role = Role::Standby;
+        self.show();
+        self.inbox.decides.close();
+        while let Ok(work) = self.inbox.decides.try_recv() {
+            work.reply.refused(wrong_epoch(None));
+        }
+        self.inbox.control.close();
+        while let Ok(control) = self.inbox.control.try_recv() {
+            control.not_owner(self.stream.0, None);
+        }
+    }
+}
+
+async fn finished(recovery: &mut Option<BoxFuture<'static, Verdict>>) -> Verdict {
+    match recovery {
+        Some(recovery) => recovery.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,143 @@
+//! Reading what a new owner needs of the adopted log: the epochs of its entries and the recent outcomes (section 5).
+
+use meridian_protocol::{EpochRuns, LogGap};
+use meridian_rpc::internal::Entry;
+use meridian_rpc::internal::entry::Kind;
+use meridian_types::{Lsn, Position, StreamId, Timestamp, TxnId, limits};
+use tonic::Status;
+
+use super::Fence;
+use crate::context::Context;
+use crate::journals::LogReader;
+use crate::records::position;
+
+/// Entries that are read at first, from the end of the log; eight times as many in each further round.
+const FIRST_ROUND: u64 = 8_192;
+
+/// What became of a transaction, by its record.
+pub(crate) enum RecoveredOutcome {
+    Committed(TxnId, Timestamp, Lsn),
+    Barred(TxnId, Lsn),
+}
+
+/// The end of the adopted log.
+pub(crate) struct Recovered {
+    /// The entries' epochs, from the first that was read.
+    pub(crate) log: EpochRuns,
+    /// In order of lsn.
+    pub(crate) outcomes: Vec<RecoveredOutcome>,
+    /// Outcomes of transactions that began before this may not have been read; zero when the whole log was.
+    pub(crate) outcome_low: Timestamp,
+    /// The highest commit timestamp that was read: never above the answer to the fence, unless that was wrong.
+    pub(crate) last_commit: Timestamp,
+}
+
+/// Reads the log's end, as far back as outcomes must be known.
+///
+/// It reads from a commit that is older than the retention, not from the first that is younger: a `Barred` record has no
+/// timestamp, and one that follows the last old commit may be recent.
+pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Result<Recovered, Status> {
+    let last = fence.fenced.last;
+    let horizon = ctx.now().earliest.saturating_sub(limits::OUTCOME_RETENTION);
+    let mut wanted = FIRST_ROUND;
+    loop {
+        let from = Lsn(last.lsn.0.saturating_sub(wanted) + 1);
+        let chunk = read_from(ctx, stream, fence, from, horizon).await?;
+        // The log may have been trimmed: then there is nothing before its first entry.
+        let is_whole = from.0 <= 1 || chunk.first > from;
+        if is_whole || chunk.first_commit.is_some_and(|commit| commit < horizon) {
+            let outcome_low = if chunk.first.0 <= 1 {
+                Timestamp::ZERO
+            } else {
+                horizon
+            };
+            return Ok(Recovered {
+                log: chunk.log,
+                outcomes: chunk.outcomes,
+                outcome_low,
+                last_commit: chunk.last_commit,
+            });
+        }
+        wanted = wanted.saturating_mul(8);
+    }
+}
+
+/// What one pass over the log's end found.
+struct Chunk {
+    log: EpochRuns,
+    first: Lsn,
+    first_commit: Option<Timestamp>,
+    outcomes: Vec<RecoveredOutcome>,
+    last_commit: Timestamp,
+}
+
+async fn read_from(
+    ctx: &Context,
+    stream: StreamId,
+    fence: &Fence,
+    from: Lsn,
+    horizon: Timestamp,
+) -> Result<Chunk, Status> {
+    let last = fence.fenced.last;
+    let mut chunk = Chunk {
+        log: EpochRuns::new(),
+        first: from,
+        first_commit: None,
+        outcomes: Vec::new(),
+        last_commit: Timestamp::ZERO,
+    };
+    if last == Position::START {
+        return Ok(chunk);
+    }
+    let mut reader = LogReader::open(ctx, fence.fenced.adopt, stream, from, last, true).await?;
+    let mut is_first = true;
+    while let Some(entries) = reader.next().await? {
+        for entry in &entries {
+            if std::mem::take(&mut is_first) {
+                chunk.begin(position(entry));
+            }
+            chunk
+                .add(entry, horizon)
+                .map_err(|gap| Status::data_loss(gap.to_string()))?;
+        }
+    }
+    if chunk.log.last() != last {
+        let got = chunk.log.last();
+        return Err(Status::data_loss(format!(
+            "the log ended at {got}, it should end at {last}"
+        )));
+    }
+    Ok(chunk)
+}
+
+impl Chunk {
+    /// What comes before the first entry that was read is not known, but for the beginning of the log.
+    fn begin(&mut self, first: Position) {
+        self.first = first.lsn;
+        if first.lsn > Lsn(1) {
+            self.log = EpochRuns::after(first);
+        }
+    }
+
+    fn add(&mut self, entry: &Entry, horizon: Timestamp) -> Result<(), LogGap> {
+        let at = position(entry);
+        if at != self.log.base() {
+            self.log.push(at)?;
+        }
+        let timestamp = Timestamp(entry.timestamp);
+        let txn = TxnId::from_slice(&entry.txn);
+        match (entry.kind(), txn) {
+            (Kind::Commit, Some(txn)) => {
+                self.first_commit.get_or_insert(timestamp);
+                self.last_commit = self.last_commit.max(timestamp);
+                if timestamp >= horizon || self.first.0 <= 1 {
+                    self.outcomes
+                        .push(RecoveredOutcome::Committed(txn, timestamp, at.lsn));
+                }
+            }
+            (Kind::Barred, Some(txn)) => self.outcomes.push(RecoveredOutcome::Barred(txn, at.lsn)),
+            _ => {}
+        }
+        Ok(())
+    }
+}

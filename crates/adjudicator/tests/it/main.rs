@@ -1,0 +1,13 @@
+//! Adjudicators against journal nodes in memory: in process, under simulated time.
+#![allow(clippy::unwrap_used)]
+
+mod chaos;
+mod closures;
+mod cluster;
+mod conflicts;
+mod fake_journal;
+mod journal_faults;
+mod leases;
+mod outcomes;
+mod real_journal;
+mod takeovers;

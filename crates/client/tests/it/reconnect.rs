@@ -1,0 +1,141 @@
+//! Sessions that break, endpoints that fail.
+
+use std::time::Duration;
+
+use meridian_client::fake::FakeCluster;
+use meridian_client::{Client, Error, KeyRange, KvError, ScanOptions, TxnOptions};
+use tokio::time::Instant;
+
+use crate::{increment, over_tcp};
+
+#[tokio::test]
+async fn a_transaction_does_not_survive_its_session_and_says_so() {
+    let cluster = FakeCluster::new();
+    let client = over_tcp(&cluster).await;
+    let txn = client.begin(TxnOptions::default()).await.unwrap();
+    txn.put("k", "v").await.unwrap();
+    assert_eq!(txn.get("k").await.unwrap().unwrap(), "v");
+    cluster.kill_sessions();
+    let error = txn.get("k").await.unwrap_err();
+    assert!(matches!(error, Error::Kv(KvError::Aborted { .. })), "{error}");
+    assert!(error.is_retryable());
+    assert_eq!(txn.failure().as_ref(), error.kv());
+    assert!(txn.commit().await.unwrap_err().is_definite());
+    assert_eq!(client.get("k").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn work_goes_on_while_sessions_are_killed() {
+    let cluster = FakeCluster::new();
+    let client = over_tcp(&cluster).await;
+    let killer = tokio::spawn({
+        let cluster = cluster.clone();
+        async move {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+                cluster.kill_sessions();
+            }
+        }
+    });
+    let mut done = 0;
+    while !killer.is_finished() {
+        done = increment(&client, "n").await.unwrap();
+    }
+    assert_eq!(increment(&client, "n").await.unwrap(), done + 1);
+    assert!(cluster.counters().sessions > 1);
+}
+
+#[tokio::test]
+async fn another_endpoint_takes_over() {
+    let cluster = FakeCluster::new();
+    let (first, second) = (cluster.listen().await, cluster.listen().await);
+    let client = Client::connect([first.to_string(), second.to_string()])
+        .await
+        .unwrap();
+    increment(&client, "n").await.unwrap();
+    cluster.close(first);
+    assert_eq!(increment(&client, "n").await.unwrap(), 2);
+    assert_eq!(client.cluster_status().await.unwrap().nodes.len(), 2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_connections_is_passed_over() {
+    let cluster = FakeCluster::new();
+    let client = Client::connect(["127.0.0.1:1".to_owned(), cluster.listen().await.to_string()]);
+    increment(&client.await.unwrap(), "n").await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_at_once_and_names_the_endpoint() {
+    let began = Instant::now();
+    let error = Client::connect(["127.0.0.1:1"]).await.unwrap_err();
+    assert!(matches!(error.kv(), Some(KvError::Unavailable { .. })), "{error}");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(Client::connect(["no port : here"]).await.is_err());
+    assert!(Client::connect([] as [&str; 0]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down_for_a_moment_is_waited_for() {
+    let cluster = FakeCluster::new();
+    let client = over_tcp(&cluster).await;
+    cluster.set_down(Some(KvError::unavailable("no query processor is ready")));
+    cluster.kill_sessions();
+    let later = cluster.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        later.set_down(None);
+    });
+    assert_eq!(increment(&client, "n").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_stays_down_is_reported_with_its_own_words() {
+    let cluster = FakeCluster::new();
+    cluster.set_down(Some(KvError::unavailable("no query processor is ready")));
+    let client = cluster.client_with(Client::builder().deadline(Duration::from_millis(150)));
+    let error = increment(&client, "n").await.unwrap_err();
+    assert!(
+        error.to_string().contains("no query processor is ready"),
+        "{error}"
+    );
+    assert!(error.is_retryable());
+}
+
+#[tokio::test]
+async fn old_sessions_are_replaced_and_open_transactions_go_on() {
+    let cluster = FakeCluster::new();
+    let lifetime = Duration::from_millis(30);
+    let client = cluster.client_with(Client::builder().session_lifetime(lifetime));
+    let txn = client.begin(TxnOptions::default()).await.unwrap();
+    txn.put("k", "v").await.unwrap();
+    tokio::time::sleep(lifetime * 4).await;
+    assert!(cluster.counters().sessions > 1);
+    txn.commit().await.unwrap();
+    assert_eq!(client.get("k").await.unwrap().unwrap(), "v");
+}
+
+#[tokio::test]
+async fn a_scan_that_is_cut_off_fails_and_does_not_end_early() {
+    let cluster = FakeCluster::new();
+    cluster.set_page_rows(2);
+    let client = over_tcp(&cluster).await;
+    for n in 0..10 {
+        client.put(format!("k{n}").as_str(), "v").await.unwrap();
+    }
+    let txn = client.begin(TxnOptions::read_only()).await.unwrap();
+    let mut scan = txn.scan(KeyRange::all(), ScanOptions::default()).await.unwrap();
+    assert!(scan.next().await.unwrap().is_some());
+    cluster.kill_sessions();
+    let mut rows = 1;
+    let error = loop {
+        match scan.next().await {
+            Ok(Some(_)) => rows += 1,
+            Ok(None) => panic!("ended after {rows} rows without an error"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_retryable(), "{error}");
+    assert!(rows < 10);
+}

@@ -1,0 +1,162 @@
+//! One subscriber's feed: committed entries of its streams and closures, merged (R14).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use meridian_protocol::closing::{Closure, FeedGate};
+use meridian_rpc::KvError;
+use meridian_rpc::internal::feed_event::Event;
+use meridian_rpc::internal::{self, Entry, FeedBatch, FeedEntry, FeedEvent, FeedRequest, StreamLsn};
+use meridian_types::{Lsn, StreamId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::gone;
+use crate::journal::Journal;
+
+/// Batches that wait for a slow subscriber.
+const QUEUE: usize = 2;
+/// What an event takes beside its payload, about.
+const OVERHEAD_BYTES: usize = 64;
+
+/// How far one subscriber has come.
+struct Subscriber {
+    name: String,
+    journal: Arc<Journal>,
+    gate: FeedGate,
+    streams: Vec<StreamId>,
+    /// Which stream is served first in the next batch, so that a busy one does not hold up the others.
+    turn: usize,
+    closures_seen: u64,
+}
+
+/// Events from the positions asked for on, for as long as the subscriber listens.
+pub fn serve(
+    journal: Arc<Journal>,
+    request: &FeedRequest,
+) -> Result<BoxStream<'static, Result<FeedBatch, Status>>, KvError> {
+    let limit = journal.config().max_streams;
+    if request.streams.len() > limit {
+        return Err(KvError::LimitExceeded {
+            limit: "streams of a feed".to_owned(),
+            allowed: limit as u64,
+            got: request.streams.len() as u64,
+        });
+    }
+    let starts: BTreeMap<StreamId, Lsn> = request
+        .streams
+        .iter()
+        .map(|start| (StreamId(start.stream), Lsn(start.after_lsn)))
+        .collect();
+    let subscriber = Subscriber {
+        name: request.subscriber.clone(),
+        journal,
+        streams: starts.keys().copied().collect(),
+        gate: FeedGate::new(starts),
+        turn: 0,
+        closures_seen: 0,
+    };
+    let (batches, output) = mpsc::channel(QUEUE);
+    tokio::spawn(send(subscriber, batches));
+    Ok(ReceiverStream::new(output).boxed())
+}
+
+async fn send(mut subscriber: Subscriber, batches: mpsc::Sender<Result<FeedBatch, Status>>) {
+    tracing::info!(subscriber = subscriber.name, "feed begins");
+    let mut progress = subscriber.journal.progress();
+    let stopped = subscriber.journal.stopped().clone();
+    loop {
+        progress.mark_unchanged();
+        let result = subscriber.next_batch();
+        let is_error = result.is_err();
+        let is_idle = matches!(&result, Ok(batch) if batch.events.is_empty());
+        if is_idle {
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => {
+                    let _ = batches.try_send(Err(gone(&subscriber.journal)));
+                    break;
+                }
+                () = batches.closed() => break,
+                changed = progress.changed() => if changed.is_err() { break },
+            }
+            continue;
+        }
+        let sent = tokio::select! {
+            biased;
+            () = stopped.cancelled() => {
+                let _ = batches.try_send(Err(gone(&subscriber.journal)));
+                break;
+            }
+            sent = batches.send(result.map_err(Status::from)) => sent,
+        };
+        if is_error || sent.is_err() {
+            break;
+        }
+    }
+    tracing::info!(subscriber = subscriber.name, "feed ends");
+}
+
+impl Subscriber {
+    /// What there is to be sent now, within bounds; empty when there is nothing.
+    fn next_batch(&mut self) -> Result<FeedBatch, KvError> {
+        let mut events = Vec::new();
+        let (closures, seen) = self.journal.closures_after(self.closures_seen);
+        self.closures_seen = seen;
+        for closure in closures {
+            events.extend(self.gate.offer(closure).map(closure_event));
+        }
+        let mut budget = self.journal.config().batch_bytes;
+        let count = self.streams.len();
+        for index in 0..count {
+            let Some(stream) = self.streams.get((self.turn + index) % count).copied() else {
+                continue;
+            };
+            let entries = self
+                .journal
+                .read_committed(stream, self.gate.sent(stream), budget)?;
+            let Some(last) = entries.last().map(|entry| Lsn(entry.lsn)) else {
+                continue;
+            };
+            budget = budget.saturating_sub(entries.iter().map(size).sum());
+            events.extend(entries.into_iter().map(|entry| entry_event(stream, entry)));
+            events.extend(self.gate.on_sent(stream, last).into_iter().map(closure_event));
+            if budget == 0 {
+                self.turn = (self.turn + index + 1) % count;
+                break;
+            }
+        }
+        Ok(FeedBatch { events })
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    entry.payload.len() + OVERHEAD_BYTES
+}
+
+fn entry_event(stream: StreamId, entry: Entry) -> FeedEvent {
+    FeedEvent {
+        event: Some(Event::Entry(FeedEntry {
+            stream: stream.0,
+            entry: Some(entry),
+        })),
+    }
+}
+
+fn closure_event(closure: Closure) -> FeedEvent {
+    let after = closure.after.into_iter().map(|(stream, lsn)| StreamLsn {
+        stream: stream.0,
+        lsn: lsn.0,
+    });
+    FeedEvent {
+        event: Some(Event::Closure(internal::Closure {
+            range: closure.range.0,
+            epoch: closure.epoch.0,
+            closed: closure.x.0,
+            after: after.collect(),
+        })),
+    }
+}

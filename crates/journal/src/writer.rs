@@ -1,0 +1,107 @@
+//! Drives the write-ahead log: everything queued goes out in one write and one sync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::WriteError;
+use crate::journal::{Journal, Work};
+use crate::wal::Wal;
+use crate::wal::format::Body;
+
+/// The log and what it is driven for. Holds the directory's lock as long as it writes.
+pub struct LogWriter {
+    journal: Arc<Journal>,
+    wal: Wal,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl LogWriter {
+    /// A writer of the log for this node.
+    pub fn new(journal: Arc<Journal>, wal: Wal, lock: Box<dyn Send + Sync>) -> Self {
+        Self {
+            journal,
+            wal,
+            _lock: lock,
+        }
+    }
+
+    /// Writes on the calling thread until the node is closed or fails.
+    pub fn run_on_thread(mut self) -> Result<(), String> {
+        let idle = self.idle_sync();
+        let mut patience = idle;
+        loop {
+            match self.journal.wait_for_work(patience) {
+                Work::Write(group) => {
+                    self.write(group)?;
+                    patience = idle;
+                }
+                Work::Idle => {
+                    self.sync_mark()?;
+                    // Nothing to do until there is work again.
+                    patience = Duration::MAX;
+                }
+                Work::Close => return self.end(),
+            }
+        }
+    }
+
+    /// Writes in the calling task until the node is closed or fails.
+    pub async fn run_as_task(mut self) -> Result<(), String> {
+        let idle = self.idle_sync();
+        loop {
+            match self.journal.next_work() {
+                Work::Write(group) => {
+                    self.write(group)?;
+                    tokio::task::yield_now().await;
+                }
+                Work::Idle => {
+                    if tokio::time::timeout(idle, self.journal.woken()).await.is_err() {
+                        self.sync_mark()?;
+                        // Nothing to do until there is work again.
+                        self.journal.woken().await;
+                    }
+                }
+                Work::Close => return self.end(),
+            }
+        }
+    }
+
+    fn idle_sync(&self) -> Duration {
+        Duration::from_millis(self.journal.config().idle_sync_ms.max(1))
+    }
+
+    fn write(&mut self, group: Vec<Vec<Body>>) -> Result<(), String> {
+        let messages = group.len();
+        let records: Vec<Body> = group.into_iter().flatten().collect();
+        match self.wal.append(&records) {
+            Ok(locations) => {
+                self.journal.complete(messages, records, locations);
+                Ok(())
+            }
+            Err(WriteError::Full(why)) => {
+                self.journal.refuse(&format!("disk full: {why}"));
+                Ok(())
+            }
+            Err(WriteError::Failed(what)) => self.fail(what),
+        }
+    }
+
+    fn sync_mark(&mut self) -> Result<(), String> {
+        match self.wal.sync_mark() {
+            Ok(()) => Ok(()),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        match self.journal.failure() {
+            Some(what) => Err(what),
+            None => self.sync_mark(),
+        }
+    }
+
+    fn fail(&self, what: String) -> Result<(), String> {
+        self.journal.fail(&what);
+        Err(what)
+    }
+}

@@ -1,0 +1,250 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use meridian_client::Key;
+
+use crate::command::{self, Command, Scan};
+use crate::failure::Failure;
+use crate::output::Format;
+use crate::text::parse_token;
+
+/// The Meridian shell and its one-shot commands.
+///
+/// Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or failed,
+/// 2 usage, 3 conflict (nothing applied, run it again), 4 unavailable, 5 outcome unknown.
+#[derive(Debug, Parser)]
+#[command(name = "kv-cli", version, max_term_width = 100)]
+pub struct Cli {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do. Without it: the shell.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+}
+
+/// Options of all commands.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Routers to connect to, HOST:PORT; the first is preferred. Separated by commas, or given repeatedly.
+    #[arg(
+        long,
+        global = true,
+        env = "MERIDIAN_ENDPOINT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    pub endpoint: Vec<String>,
+    /// How results are printed. For import and export: the file's format.
+    #[arg(long, global = true, value_enum)]
+    pub format: Option<Format>,
+    /// How long one command may take, in seconds (at most 60).
+    #[arg(long, global = true, env = "MERIDIAN_TIMEOUT", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Run these shell commands, separated by `;`, and exit.
+    #[arg(short = 'e', long = "execute", global = true, value_name = "COMMANDS")]
+    pub execute: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Start a cluster in this process, durable under a directory, and open the shell on it.
+    Dev(Dev),
+    /// Open the shell. Input that is not a terminal is run and ends it.
+    Shell,
+    /// Read keys.
+    Get {
+        /// The keys, taken literally.
+        #[arg(required = true)]
+        keys: Vec<OsString>,
+    },
+    /// Set a key.
+    Put {
+        /// The key, taken literally.
+        key: OsString,
+        /// Its new value, taken literally.
+        value: OsString,
+    },
+    /// Delete keys, all in one transaction.
+    Del {
+        /// The keys, taken literally.
+        #[arg(required = true)]
+        keys: Vec<OsString>,
+    },
+    /// Read the keys of a range.
+    Scan {
+        /// Which keys.
+        #[command(flatten)]
+        range: RangeArgs,
+        /// At most this many rows.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// From the end to the start.
+        #[arg(long)]
+        reverse: bool,
+        /// Leave the values out.
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Count the keys of a range.
+    Count {
+        /// Which keys.
+        #[command(flatten)]
+        range: RangeArgs,
+    },
+    /// Read records from a file into the cluster. Can be run again, or gone on with by --skip, after a failure.
+    Import(Import),
+    /// Write the records of one snapshot to a file.
+    Export(Export),
+    /// What runs where: nodes, services, ranges, epochs, leases, positions and lag.
+    Status,
+    /// The key ranges and their owners.
+    Ranges,
+    /// What became of a transaction. One that has not committed by now never will.
+    Outcome {
+        /// The token, as an error or a commit showed it: TXN:START:HOME.
+        token: String,
+    },
+    /// Measure puts and gets in a closed loop.
+    Bench(Bench),
+}
+
+/// Which keys: all, a prefix, or from a start to an end.
+#[derive(Clone, Debug, Args)]
+pub struct RangeArgs {
+    /// A prefix, or with END the first key.
+    pub start: Option<OsString>,
+    /// The first key that is not included any more; empty: without end.
+    pub end: Option<OsString>,
+}
+
+/// `dev`.
+#[derive(Clone, Debug, Args)]
+pub struct Dev {
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR", default_value = "meridian-data")]
+    pub data: PathBuf,
+    /// Serve other clients here as well.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// No shell: serve until ^C.
+    #[arg(long, requires = "listen", conflicts_with = "execute")]
+    pub no_shell: bool,
+}
+
+/// `import`.
+#[derive(Clone, Debug, Args)]
+pub struct Import {
+    /// JSON lines or CSV (.csv); `-` is standard input.
+    pub file: PathBuf,
+    /// Leave out so many records at the beginning: those that an earlier run reported as acknowledged.
+    #[arg(long, default_value_t = 0)]
+    pub skip: u64,
+    /// Records per transaction.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub batch: u64,
+    /// Transactions under way at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub parallel: u64,
+}
+
+/// `export`.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// JSON lines or CSV (.csv); `-` is standard output.
+    pub file: PathBuf,
+    /// Only keys with this prefix.
+    #[arg(long, default_value = "")]
+    pub prefix: OsString,
+}
+
+/// `bench`.
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    /// Clients, each with one operation under way.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4_096))]
+    pub clients: u64,
+    /// How long each part runs, in seconds.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub time: Duration,
+    /// Keys that are written and read: bench/0 and so on.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Bytes per value.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub value_bytes: u64,
+}
+
+impl Action {
+    /// The shell's commands that this stands for, if it is one of those.
+    pub fn commands(&self) -> Result<Option<Vec<Command>>, Failure> {
+        let commands = match self {
+            Self::Get { keys } => keys
+                .iter()
+                .map(|name| {
+                    Ok(Command::Get {
+                        key: key(name)?,
+                        for_update: false,
+                    })
+                })
+                .collect::<Result<_, Failure>>()?,
+            Self::Put { key: name, value } => vec![Command::Put {
+                key: key(name)?,
+                value: value.as_bytes().to_vec(),
+            }],
+            Self::Del { keys } => vec![Command::Delete(keys.iter().map(key).collect::<Result<_, _>>()?)],
+            Self::Scan {
+                range,
+                limit,
+                reverse,
+                keys,
+            } => vec![Command::Scan(Scan {
+                range: range.to_range(),
+                limit: *limit,
+                reverse: *reverse,
+                keys_only: *keys,
+            })],
+            Self::Count { range } => vec![Command::Count(range.to_range())],
+            Self::Outcome { token } => vec![Command::Outcome(parse_token(token).ok_or_else(|| {
+                Failure::usage(format!("{token} is no token: it has the form TXN:START:HOME"))
+            })?)],
+            Self::Status => vec![Command::Status],
+            Self::Ranges => vec![Command::Ranges],
+            Self::Dev(_) | Self::Shell | Self::Import(_) | Self::Export(_) | Self::Bench(_) => {
+                return Ok(None);
+            }
+        };
+        Ok(Some(commands))
+    }
+}
+
+impl RangeArgs {
+    fn to_range(&self) -> meridian_client::KeyRange {
+        let bytes = |text: &OsString| Key::from(text.as_bytes());
+        command::range(self.start.as_ref().map(bytes), self.end.as_ref().map(bytes))
+    }
+}
+
+fn key(text: &OsString) -> Result<Key, Failure> {
+    match text.as_bytes() {
+        [] => Err(Failure::usage("a key has at least one byte")),
+        bytes => Ok(bytes.into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds is needed".to_owned())?;
+    if seconds > 0.0 && seconds <= 86_400.0 {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    Err("has to be above 0 and at most a day".to_owned())
+}

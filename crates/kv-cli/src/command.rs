@@ -1,0 +1,293 @@
+//! What the shell can be told.
+
+use meridian_client::{CommitToken, Key, KeyRange};
+
+use crate::failure::Failure;
+use crate::text::{escape, parse_token};
+use crate::words::Word;
+
+/// One statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Begin a transaction.
+    Begin {
+        /// Check all reads at commit.
+        serializable: bool,
+        /// Refuse writes.
+        read_only: bool,
+    },
+    /// Commit the open transaction.
+    Commit,
+    /// Roll the open transaction back.
+    Rollback,
+    /// Mark a place in the open transaction.
+    Savepoint(String),
+    /// Take back the writes since a savepoint.
+    RollbackTo(String),
+    /// Read one key.
+    Get {
+        /// The key.
+        key: Key,
+        /// Check it at commit.
+        for_update: bool,
+    },
+    /// Set one key.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Vec<u8>,
+    },
+    /// Delete keys.
+    Delete(Vec<Key>),
+    /// Delete all keys of a range.
+    DeleteRange(KeyRange),
+    /// Read a range.
+    Scan(Scan),
+    /// Count the keys of a range.
+    Count(KeyRange),
+    /// What became of a transaction.
+    Outcome(CommitToken),
+    /// What runs where.
+    Status,
+    /// The key ranges and their owners.
+    Ranges,
+    /// How to use the shell.
+    Help,
+    /// Leave the shell.
+    Exit,
+}
+
+/// Which rows to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The keys.
+    pub range: KeyRange,
+    /// At most this many rows.
+    pub limit: Option<u64>,
+    /// From the end to the start.
+    pub reverse: bool,
+    /// Without values.
+    pub keys_only: bool,
+}
+
+/// The shell's help. One line per command.
+pub const HELP: &str = "\
+begin [serializable] [read only]   open a transaction
+commit | rollback                  end it
+savepoint NAME | rollback to NAME  mark a place in it, go back there
+get KEY [for update]               read a key; for update: checked at commit
+put KEY VALUE                      set a key
+del KEY...                         delete keys
+delrange PREFIX | START END        delete all keys of a range
+scan [PREFIX | START END] [limit N] [reverse] [keys]
+count [PREFIX | START END]         how many keys
+outcome TOKEN                      what became of a transaction
+status | ranges                    what runs where, who owns what
+help | exit
+
+Outside of a transaction each command is one by itself. Keys and values: bare words, 'literal', or
+\"with escapes\": \\n \\t \\\\ \\\" \\xNN. Several commands on a line are separated by ; and quotes may span lines.";
+
+/// The words that commands begin with, for completion.
+pub const NAMES: &[&str] = &[
+    "begin",
+    "commit",
+    "count",
+    "del",
+    "delrange",
+    "exit",
+    "get",
+    "help",
+    "outcome",
+    "put",
+    "ranges",
+    "rollback",
+    "savepoint",
+    "scan",
+    "status",
+];
+
+/// Reads one statement.
+pub fn parse(words: &[Word]) -> Result<Command, Failure> {
+    let Some((name, rest)) = words.split_first() else {
+        return Err(Failure::usage("an empty command"));
+    };
+    let known = NAMES
+        .iter()
+        .chain(&["delete", "quit"])
+        .find(|known| name.is(known))
+        .copied();
+    let mut rest = Rest { words: rest };
+    let command = match known {
+        Some("begin") => begin(&mut rest)?,
+        Some("commit") => Command::Commit,
+        Some("rollback") if rest.take("to") => Command::RollbackTo(rest.text("a savepoint's name")?),
+        Some("rollback") => Command::Rollback,
+        Some("savepoint") => Command::Savepoint(rest.text("a name")?),
+        Some("get") => Command::Get {
+            key: rest.key()?,
+            for_update: rest.take_both("for", "update")?,
+        },
+        Some("put") => Command::Put {
+            key: rest.key()?,
+            value: rest.word("a value")?.bytes.clone(),
+        },
+        Some("del" | "delete") => Command::Delete(rest.keys()?),
+        Some("delrange") if rest.words.is_empty() => {
+            return Err(Failure::usage("delrange needs a prefix, or a start and an end")
+                .advise("to delete every key: delrange ''"));
+        }
+        Some("delrange") => Command::DeleteRange(rest.range()),
+        Some("scan") => scan(&mut rest)?,
+        Some("count") => Command::Count(rest.range()),
+        Some("outcome") => {
+            let text = rest.text("a token")?;
+            let token = parse_token(&text);
+            Command::Outcome(token.ok_or_else(|| {
+                Failure::usage(format!("{text} is no token: it has the form TXN:START:HOME"))
+            })?)
+        }
+        Some("status") => Command::Status,
+        Some("ranges") => Command::Ranges,
+        Some("help") => Command::Help,
+        Some("exit" | "quit") => Command::Exit,
+        _ => {
+            return Err(
+                Failure::usage(format!("there is no command {}", escape(&name.bytes)))
+                    .advise("help shows what there is"),
+            );
+        }
+    };
+    match rest.words.first() {
+        None => Ok(command),
+        Some(word) => Err(
+            Failure::usage(format!("{} is too much here", escape(&word.bytes)))
+                .advise("values with blanks are quoted; help shows what there is"),
+        ),
+    }
+}
+
+fn begin(rest: &mut Rest<'_>) -> Result<Command, Failure> {
+    let (mut serializable, mut read_only) = (false, false);
+    loop {
+        if rest.take("serializable") {
+            serializable = true;
+        } else if rest.take_both("read", "only")? {
+            read_only = true;
+        } else {
+            return Ok(Command::Begin {
+                serializable,
+                read_only,
+            });
+        }
+    }
+}
+
+fn scan(rest: &mut Rest<'_>) -> Result<Command, Failure> {
+    let mut scan = Scan {
+        range: rest.range(),
+        ..Scan::default()
+    };
+    loop {
+        if rest.take("limit") {
+            let text = rest.text("a number of rows")?;
+            let rows = text.parse().ok().filter(|rows| *rows > 0);
+            let rows =
+                rows.ok_or_else(|| Failure::usage(format!("limit {text}: a number above 0 is needed")))?;
+            scan.limit = Some(rows);
+        } else if rest.take("reverse") {
+            scan.reverse = true;
+        } else if rest.take("keys") {
+            scan.keys_only = true;
+        } else {
+            return Ok(Command::Scan(scan));
+        }
+    }
+}
+
+/// A range as it is given: nothing, a prefix, or a start and an end (empty: without end).
+pub fn range(start: Option<Key>, end: Option<Key>) -> KeyRange {
+    match (start, end) {
+        (None, _) => KeyRange::all(),
+        (Some(prefix), None) => KeyRange::prefix(prefix),
+        (Some(start), Some(end)) => KeyRange {
+            start,
+            end: Some(end).filter(|end| !end.0.is_empty()),
+        },
+    }
+}
+
+struct Rest<'a> {
+    words: &'a [Word],
+}
+
+/// Words that end the keys of a range. As a key they have to be quoted.
+const OPTIONS: [&str; 3] = ["limit", "reverse", "keys"];
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, keyword: &str) -> bool {
+        match self.words.split_first() {
+            Some((word, rest)) if word.is(keyword) => {
+                self.words = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take_both(&mut self, first: &str, second: &str) -> Result<bool, Failure> {
+        if !self.take(first) {
+            return Ok(false);
+        }
+        if !self.take(second) {
+            return Err(Failure::usage(format!("{first} is followed by {second}")));
+        }
+        Ok(true)
+    }
+
+    fn word(&mut self, what: &str) -> Result<&'a Word, Failure> {
+        let (word, rest) = self
+            .words
+            .split_first()
+            .ok_or_else(|| Failure::usage(format!("{what} is missing")))?;
+        self.words = rest;
+        Ok(word)
+    }
+
+    fn text(&mut self, what: &str) -> Result<String, Failure> {
+        let word = self.word(what)?;
+        String::from_utf8(word.bytes.clone()).map_err(|_| Failure::usage(format!("{what} has to be text")))
+    }
+
+    fn key(&mut self) -> Result<Key, Failure> {
+        let word = self.word("a key")?;
+        if word.bytes.is_empty() {
+            return Err(Failure::usage("a key has at least one byte"));
+        }
+        Ok(word.bytes.as_slice().into())
+    }
+
+    fn keys(&mut self) -> Result<Vec<Key>, Failure> {
+        let mut keys = vec![self.key()?];
+        while !self.words.is_empty() {
+            keys.push(self.key()?);
+        }
+        Ok(keys)
+    }
+
+    fn range(&mut self) -> KeyRange {
+        let start = self.bound();
+        let end = start.as_ref().and_then(|_| self.bound());
+        range(start, end)
+    }
+
+    fn bound(&mut self) -> Option<Key> {
+        let (word, rest) = self.words.split_first()?;
+        if OPTIONS.iter().any(|option| word.is(option)) {
+            return None;
+        }
+        self.words = rest;
+        Some(word.bytes.as_slice().into())
+    }
+}

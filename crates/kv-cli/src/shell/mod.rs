@@ -1,0 +1,355 @@
+//! Carries out statements, one after another, with the transaction that is open between them.
+
+pub mod interactive;
+pub mod script;
+
+use std::io::Write;
+
+use meridian_client::{
+    Client, Error, Key, KvError, Outcome, Row, ScanOptions, Timestamp, Transaction, Txn, TxnOptions,
+};
+
+use crate::command::{Command, HELP, Scan};
+use crate::failure::{Code, Failure};
+use crate::output::Printer;
+use crate::status;
+use crate::text::escape;
+
+/// A shell: a client, where results go, and the open transaction.
+pub struct Shell {
+    client: Client,
+    printer: Printer,
+    open: Option<Open>,
+}
+
+struct Open {
+    txn: Transaction,
+    read_only: bool,
+    writes: u64,
+    statements: u64,
+}
+
+impl Shell {
+    /// A shell without an open transaction.
+    pub fn new(client: Client, printer: Printer) -> Self {
+        Self {
+            client,
+            printer,
+            open: None,
+        }
+    }
+
+    /// The prompt: the region, and the transaction's state. `*`: it has writes; `!`: it is dead.
+    pub fn prompt(&self) -> String {
+        let region = self
+            .client
+            .region()
+            .unwrap_or_else(|| "(not connected)".to_owned());
+        let state = match &self.open {
+            None => String::new(),
+            Some(open) => {
+                let kind = if open.read_only { " read" } else { " txn" };
+                let mark = match open {
+                    open if open.txn.failure().is_some() => "!",
+                    open if open.writes > 0 => "*",
+                    _ => "",
+                };
+                format!("{kind}{mark}")
+            }
+        };
+        format!("{region}{state}> ")
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Carries out one statement. Remarks go to standard error.
+    pub async fn run(&mut self, command: Command) -> Result<(), Failure> {
+        if let Some(open) = &mut self.open {
+            open.statements += 1;
+        }
+        let result = match command {
+            Command::Begin {
+                serializable,
+                read_only,
+            } => self.begin(serializable, read_only).await,
+            Command::Commit => return self.commit().await,
+            Command::Rollback => return self.rollback().await,
+            Command::Savepoint(name) => match self.txn() {
+                Ok(txn) => txn.savepoint(name).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            },
+            Command::RollbackTo(name) => self.rollback_to(name).await,
+            Command::Get { key, for_update } => self.get(key, for_update).await,
+            Command::Put { key, value } => self.put(key, value).await,
+            Command::Delete(keys) => self.delete(keys).await,
+            Command::DeleteRange(range) => self.delete_range(range).await,
+            Command::Scan(scan) => self.scan(scan).await,
+            Command::Count(range) => self.count(range).await,
+            Command::Outcome(token) => self.outcome(token).await,
+            Command::Status => {
+                let status = self.client.cluster_status().await?;
+                Ok(status::print_status(&mut self.printer, status)?)
+            }
+            Command::Ranges => {
+                let status = self.client.cluster_status().await?;
+                Ok(status::print_ranges(&mut self.printer, status)?)
+            }
+            Command::Help => Ok(self.printer.text(HELP)?),
+            Command::Exit => Ok(()),
+        };
+        result.map_err(|failure| self.explain(failure))
+    }
+
+    /// Says what a failure means for the open transaction.
+    fn explain(&self, failure: Failure) -> Failure {
+        match &self.open {
+            Some(open) if open.txn.failure().is_some() => {
+                let mut failure = failure;
+                failure.advice = vec![
+                    "the transaction is over and nothing of it was applied".to_owned(),
+                    "rollback, then begin again".to_owned(),
+                ];
+                failure
+            }
+            _ => failure,
+        }
+    }
+
+    fn txn(&self) -> Result<&Txn, Failure> {
+        self.open
+            .as_ref()
+            .map(|open| &*open.txn)
+            .ok_or_else(|| Failure::new(Code::Failed, "no transaction is open").advise("begin opens one"))
+    }
+
+    async fn begin(&mut self, serializable: bool, read_only: bool) -> Result<(), Failure> {
+        if self.open.is_some() {
+            return Err(Failure::new(Code::Failed, "a transaction is open already")
+                .advise("commit or rollback ends it; savepoint marks a place in it"));
+        }
+        let mut options = if serializable {
+            TxnOptions::serializable()
+        } else {
+            TxnOptions::default()
+        };
+        options.read_only = read_only;
+        self.open = Some(Open {
+            txn: self.client.begin(options).await?,
+            read_only,
+            writes: 0,
+            statements: 0,
+        });
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        self.txn()?;
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        let statements = open.statements.saturating_sub(1);
+        match open.txn.commit().await {
+            Ok(committed) => self.acknowledge(&committed),
+            Err(Error::Kv(KvError::Conflict { key, with })) => Err(Failure::new(
+                Code::Conflict,
+                format!(
+                    "conflict on key {}: another transaction wrote it at {with}, after this one's snapshot",
+                    escape(key.as_ref())
+                ),
+            )
+            .advise("nothing of this transaction was applied, and it is over")
+            .advise(format!(
+                "begin again and repeat its {statements} statement{}: they will see the other's write",
+                if statements == 1 { "" } else { "s" }
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn rollback(&mut self) -> Result<(), Failure> {
+        self.txn()?;
+        match self.open.take() {
+            Some(open) => Ok(open.txn.rollback().await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn rollback_to(&mut self, name: String) -> Result<(), Failure> {
+        Ok(self.txn()?.rollback_to(name).await?)
+    }
+
+    /// The transaction to read in: the open one, or one for this statement.
+    async fn reader(&self) -> Result<Reader<'_>, Failure> {
+        Ok(match &self.open {
+            Some(open) => Reader::Open(&open.txn),
+            None => Reader::Own(self.client.begin(TxnOptions::read_only()).await?),
+        })
+    }
+
+    async fn get(&mut self, key: Key, for_update: bool) -> Result<(), Failure> {
+        let value = match &self.open {
+            Some(open) if for_update => open.txn.get_for_update(key.clone()).await?,
+            Some(open) => open.txn.get(key.clone()).await?,
+            None if for_update => {
+                return Err(
+                    Failure::new(Code::Failed, "for update makes sense in a transaction only")
+                        .advise("begin opens one"),
+                );
+            }
+            None => self.client.get(key.clone()).await?,
+        };
+        match value {
+            Some(value) => {
+                let mut rows = self.printer.rows(false);
+                let row = Row {
+                    key,
+                    value,
+                    timestamp: Timestamp::ZERO,
+                };
+                rows.row(&row)?;
+                rows.finish()?;
+            }
+            None => {
+                remark(&format!("{} has no value", escape(key.as_ref())));
+                self.printer.nothing(key.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Failure> {
+        match &mut self.open {
+            Some(open) => {
+                open.txn.put(key, value).await?;
+                open.writes += 1;
+                Ok(())
+            }
+            None => {
+                let committed = self.client.put(key, value).await?;
+                self.acknowledge(&committed)
+            }
+        }
+    }
+
+    async fn delete(&mut self, keys: Vec<Key>) -> Result<(), Failure> {
+        match &mut self.open {
+            Some(open) => {
+                for key in keys {
+                    open.txn.delete(key).await?;
+                    open.writes += 1;
+                }
+                Ok(())
+            }
+            None => {
+                let deletes = keys
+                    .into_iter()
+                    .fold(meridian_client::Execute::new(), |execute, key| {
+                        execute.delete(key)
+                    });
+                let committed = self.client.execute(&deletes).await?.committed;
+                self.acknowledge(&committed)
+            }
+        }
+    }
+
+    async fn delete_range(&mut self, range: meridian_client::KeyRange) -> Result<(), Failure> {
+        let deleted = match &mut self.open {
+            Some(open) => {
+                let deleted = open.txn.delete_range(range).await?;
+                open.writes += deleted;
+                deleted
+            }
+            None => {
+                let range = &range;
+                self.client
+                    .transact(|txn| async move { txn.delete_range(range.clone()).await })
+                    .await?
+            }
+        };
+        Ok(self.printer.number("deleted", deleted)?)
+    }
+
+    async fn scan(&mut self, scan: Scan) -> Result<(), Failure> {
+        let options = ScanOptions {
+            limit: scan.limit,
+            reverse: scan.reverse,
+            keys_only: scan.keys_only,
+            ..ScanOptions::default()
+        };
+        let reader = self.reader().await?;
+        let mut found = reader.txn().scan(scan.range, options).await?;
+        // Kept until all pages are read; only then may it be rolled back.
+        let own = match reader {
+            Reader::Open(_) => None,
+            Reader::Own(txn) => Some(txn),
+        };
+        let mut rows = self.printer.rows(scan.keys_only);
+        loop {
+            let page = match found.next_page().await {
+                Ok(page) => page,
+                Err(error) => {
+                    rows.finish()?;
+                    return Err(Failure::from(error).advise("the rows above are not all there are"));
+                }
+            };
+            if page.is_empty() {
+                break;
+            }
+            page.iter().try_for_each(|row| rows.row(row))?;
+        }
+        rows.finish()?;
+        drop(own);
+        Ok(())
+    }
+
+    async fn count(&mut self, range: meridian_client::KeyRange) -> Result<(), Failure> {
+        let count = self.reader().await?.txn().count(range).await?;
+        Ok(self.printer.number("count", count)?)
+    }
+
+    async fn outcome(&mut self, token: meridian_client::CommitToken) -> Result<(), Failure> {
+        let outcome = self.client.outcome(token).await?;
+        self.printer.outcome(outcome)?;
+        match outcome {
+            Outcome::Forgotten => Err(Failure::new(
+                Code::Unknown,
+                "the transaction is too old: nobody remembers what became of it",
+            )),
+            Outcome::Committed(_) | Outcome::Aborted => Ok(()),
+        }
+    }
+
+    fn acknowledge(&mut self, committed: &meridian_client::Committed) -> Result<(), Failure> {
+        if self.printer.prints_acknowledgements() {
+            return Ok(self.printer.committed(committed)?);
+        }
+        remark(&match committed.timestamp {
+            Timestamp::ZERO => "ok, nothing to write".to_owned(),
+            timestamp => format!("ok, committed at {timestamp}"),
+        });
+        Ok(())
+    }
+}
+
+enum Reader<'a> {
+    Open(&'a Transaction),
+    Own(Transaction),
+}
+
+impl Reader<'_> {
+    fn txn(&self) -> &Txn {
+        match self {
+            Self::Open(txn) => txn,
+            Self::Own(txn) => txn,
+        }
+    }
+}
+
+/// A line on standard error.
+pub fn remark(line: &str) {
+    // Nobody to tell if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,121 @@
+//! Introduces the services to each other: which role is started with what.
+
+use std::sync::Arc;
+
+use meridian_journal::files::RealFiles;
+use meridian_rpc::owner::Owners;
+use meridian_rpc::{Env, ServiceFailure, Started};
+use meridian_types::{NodeName, RangeMap};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{File, Role};
+use crate::error::Error;
+use crate::init;
+use crate::node::NodeStart;
+
+/// Starts the service of one role.
+pub(crate) async fn start(
+    role: Role,
+    node: &NodeStart<'_>,
+    env: &Env,
+    owners: &Owners,
+    map: watch::Receiver<Arc<RangeMap>>,
+    shutdown: CancellationToken,
+) -> Result<Started, Error> {
+    match role {
+        Role::Journal => journal(node, env, shutdown).await,
+        Role::Adjudicator => adjudicator(node, env, map, shutdown).await,
+        Role::Storage => storage(node, env, owners.clone(), shutdown).await,
+        Role::Query => query(node, env, owners.clone(), shutdown).await,
+        Role::Router => router(node, env, shutdown).await,
+    }
+}
+
+async fn journal(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -> Result<Started, Error> {
+    let identity = init::load_identity(node.node, node.cluster)?;
+    let dir = init::service_dir(node.node, Role::Journal).unwrap_or_default();
+    let files = RealFiles::new(&dir).map_err(|source| Error::Io {
+        what: "open the journal's directory",
+        path: dir,
+        source,
+    })?;
+    let config = node.node.settings.journal(&node.file.cluster.settings);
+    let replicas = node.file.with_role(Role::Journal);
+    let started = meridian_journal::start(config, env.clone(), identity, replicas, Arc::new(files), shutdown);
+    Ok(started.await.map_err(ServiceFailure::from)?)
+}
+
+async fn adjudicator(
+    node: &NodeStart<'_>,
+    env: &Env,
+    map: watch::Receiver<Arc<RangeMap>>,
+    shutdown: CancellationToken,
+) -> Result<Started, Error> {
+    let config = node.node.settings.adjudicator(&node.file.cluster.settings);
+    let journals = nearest(node, Role::Journal);
+    Ok(meridian_adjudicator::start(config, env.clone(), map, journals, shutdown).await?)
+}
+
+async fn storage(
+    node: &NodeStart<'_>,
+    env: &Env,
+    owners: Owners,
+    shutdown: CancellationToken,
+) -> Result<Started, Error> {
+    let dir = init::service_dir(node.node, Role::Storage).unwrap_or_default();
+    let config = node.node.settings.storage(&node.file.cluster.settings, dir);
+    let journals = nearest(node, Role::Journal);
+    Ok(meridian_storage::start(config, env.clone(), owners, journals, shutdown).await?)
+}
+
+async fn query(
+    node: &NodeStart<'_>,
+    env: &Env,
+    owners: Owners,
+    shutdown: CancellationToken,
+) -> Result<Started, Error> {
+    let config = node.node.settings.query.clone();
+    let storage = in_region(node, Role::Storage);
+    Ok(meridian_query::start(config, env.clone(), owners, storage, shutdown).await?)
+}
+
+async fn router(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -> Result<Started, Error> {
+    let config = node.node.settings.router.clone();
+    let queries = in_region(node, Role::Query);
+    let mut env = env.clone();
+    if queries.contains(&env.node) {
+        // A router refuses to forward to its own port, where it would meet itself. `front` keeps the two apart,
+        // so here the query processor behind it is another node as far as the router is concerned.
+        env.node = NodeName(format!("{}.router", env.node));
+    }
+    let nodes = node.file.nodes.iter().map(|node| meridian_router::NodeInfo {
+        name: node.node_name(),
+        region: node.region.clone(),
+        address: node.address.clone(),
+        roles: node.roles.iter().map(|role| role.name().to_owned()).collect(),
+    });
+    Ok(meridian_router::start(config, env, queries, nodes.collect(), shutdown).await?)
+}
+
+/// The range map of a cluster with one range: any adjudicator may own it, the first by name preferably.
+pub(crate) fn range_map(file: &File) -> Arc<RangeMap> {
+    Arc::new(RangeMap::single(file.with_role(Role::Adjudicator)))
+}
+
+/// The nodes with the role, those of the own region first.
+fn nearest(node: &NodeStart<'_>, role: Role) -> Vec<NodeName> {
+    node.file.nearest(role, node.node)
+}
+
+/// The nodes with the role in the own region.
+fn in_region(node: &NodeStart<'_>, role: Role) -> Vec<NodeName> {
+    let is_near = |name: &NodeName| {
+        let region = &node.node.region;
+        node.file
+            .nodes
+            .iter()
+            .any(|other| other.name == name.0 && other.region == *region)
+    };
+    nearest(node, role).into_iter().filter(is_near).collect()
+}

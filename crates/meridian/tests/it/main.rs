@@ -1,0 +1,7 @@
+//! The server: creating clusters, the command line, the embedded cluster.
+#![allow(clippy::unwrap_used)]
+
+mod command;
+mod embedded;
+mod init;
+mod process;

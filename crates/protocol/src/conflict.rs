@@ -1,0 +1,233 @@
+//! Which recent writes a transaction collides with (sections 4 and 5).
+//!
+//! [`RecentWrites`] remembers, per key, the newest timestamp at which the key was written or is promised to be.
+//! It has a fixed size: what it forgets, it forgets oldest first, and `window_low` rises to the
+//! timestamp of what was forgotten. A snapshot from before `window_low` cannot be judged any more. So forgetting can refuse a
+//! transaction that could have committed, never the other way round.
+//!
+//! Holds for reads (R11: a read key is held against writers) are to be kept here too, beside the keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_types::{Attempt, Key, KeyRange, Timestamp, TxnId};
+
+/// The newest write of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recent {
+    /// A transaction committed it at this timestamp.
+    Committed(Timestamp),
+    /// R11: an attempt that is not decided yet may commit it, at this timestamp at the latest.
+    Promised {
+        /// The attempt.
+        attempt: Attempt,
+        /// Nobody with a snapshot older than this may write the key, whatever becomes of the attempt.
+        promise: Timestamp,
+    },
+}
+
+impl Recent {
+    /// The timestamp that counts in checks.
+    pub fn timestamp(&self) -> Timestamp {
+        match self {
+            Self::Committed(at) => *at,
+            Self::Promised { promise, .. } => *promise,
+        }
+    }
+}
+
+/// Why a transaction cannot commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Collision {
+    /// With another transaction's write.
+    With {
+        /// The key.
+        key: Key,
+        /// What was written there: a retry of the whole transaction can succeed if it begins at or after this timestamp.
+        with: Recent,
+    },
+    /// With an open attempt of the same transaction: its home knows, this owner does not.
+    SameTxn,
+}
+
+impl Collision {
+    /// Final ones before those with an open prepare, and the newest first: that is what a retry has to
+    /// begin after.
+    fn rank(&self) -> (bool, bool, Timestamp) {
+        match self {
+            Self::SameTxn => (true, true, Timestamp::MAX),
+            Self::With { with, .. } => (false, matches!(with, Recent::Committed(_)), with.timestamp()),
+        }
+    }
+}
+
+/// What an entry costs beside its key's bytes: both maps' nodes, about half full, and the allocation.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// The newest write of each key, as far back as a fixed number of bytes allows.
+///
+/// Invariant: `by_time` holds exactly the `(timestamp, key)` of `by_key`, and every one of those not in
+/// memory has a timestamp `<= window_low`.
+#[derive(Clone, Debug)]
+pub struct RecentWrites {
+    by_key: BTreeMap<Key, Recent>,
+    by_time: BTreeSet<(Timestamp, Key)>,
+    size_bytes: usize,
+    limit_bytes: usize,
+    window_low: Timestamp,
+}
+
+impl RecentWrites {
+    /// An empty memory of `limit_bytes` that knows nothing of what happened up to `window_low`.
+    pub fn new(limit_bytes: usize, window_low: Timestamp) -> Self {
+        Self {
+            by_key: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            size_bytes: 0,
+            limit_bytes,
+            window_low,
+        }
+    }
+
+    /// A snapshot older than this cannot be checked: writes after it may have been forgotten.
+    pub fn window_low(&self) -> Timestamp {
+        self.window_low
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether no key is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// About how many bytes are in use; at most the limit.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Refuse every snapshot older than this from now on.
+    pub fn raise_window_low(&mut self, to: Timestamp) {
+        self.window_low = self.window_low.max(to);
+    }
+
+    /// Section 4, step 2: whether a written or checked key has a write newer than `start`. Call it only with
+    /// `start >= window_low`. When there are several, a final one is returned before one with an
+    /// open prepare. Reads do not collide with reads.
+    pub fn check(
+        &self,
+        txn: TxnId,
+        start: Timestamp,
+        written: &[Key],
+        reads: &[KeyRange],
+    ) -> Option<Collision> {
+        debug_assert!(
+            start >= self.window_low,
+            "the caller refuses what cannot be checked"
+        );
+        // Most transactions begin after most writes: then nothing needs to be looked up.
+        if self.by_time.last().is_none_or(|(newest, _)| *newest <= start) {
+            return None;
+        }
+        let in_written = written.iter().filter_map(|key| {
+            let recent = self.by_key.get(key).filter(|recent| recent.timestamp() > start)?;
+            Some(collision(txn, key, *recent))
+        });
+        let in_reads = reads
+            .iter()
+            .filter_map(|range| self.check_range(txn, start, range));
+        in_written.chain(in_reads).max_by_key(Collision::rank)
+    }
+
+    /// Some collision in the range, if there is one.
+    ///
+    /// Two walks in lockstep, over the keys of the range and over the writes newer than `start`:
+    /// the shorter one ends the search, so neither a wide range nor an old snapshot makes it long by itself.
+    fn check_range(&self, txn: TxnId, start: Timestamp, range: &KeyRange) -> Option<Collision> {
+        let mut in_range = self.by_key.range::<[u8], _>(range.bounds());
+        let mut newer = self.by_time.iter().rev().take_while(|(at, _)| *at > start);
+        loop {
+            let (key, recent) = in_range.next()?;
+            if recent.timestamp() > start {
+                return Some(collision(txn, key, *recent));
+            }
+            let (_, key) = newer.next()?;
+            if range.contains(key.as_ref()) {
+                return self.by_key.get(key).map(|recent| collision(txn, key, *recent));
+            }
+        }
+    }
+
+    /// The keys were written by a transaction that commits at `commit`, which is above all that they were
+    /// written at before.
+    pub fn commit<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, commit: Timestamp) {
+        for key in keys {
+            self.put(key, Recent::Committed(commit));
+        }
+        self.forget_oldest();
+    }
+
+    /// R11: the attempt may commit a write of these keys up to `promise`.
+    pub fn promise<'a>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'a Key>,
+        attempt: Attempt,
+        promise: Timestamp,
+    ) {
+        for key in keys {
+            self.put(key, Recent::Promised { attempt, promise });
+        }
+        self.forget_oldest();
+    }
+
+    /// What is remembered of a key.
+    pub fn get(&self, key: &Key) -> Option<Recent> {
+        self.by_key.get(key).copied()
+    }
+
+    fn put(&mut self, key: &Key, recent: Recent) {
+        if let Some(slot) = self.by_key.get_mut(key) {
+            // Never lower: the caller checked the key against what is here.
+            debug_assert!(recent.timestamp() >= slot.timestamp());
+            let before = slot.timestamp();
+            *slot = recent;
+            if let Some((_, key)) = self.by_time.take(&(before, key.clone())) {
+                self.by_time.insert((recent.timestamp(), key));
+            }
+            return;
+        }
+        // A copy of its own: the given key may be a slice of a whole request's buffer and would keep it alive.
+        let own = Key::from(key.as_ref());
+        self.size_bytes += entry_bytes(&own);
+        self.by_time.insert((recent.timestamp(), own.clone()));
+        self.by_key.insert(own, recent);
+    }
+
+    /// Forgets the oldest entries until the rest fits. A promise counts at its promise.
+    fn forget_oldest(&mut self) {
+        while self.size_bytes > self.limit_bytes {
+            let Some((at, key)) = self.by_time.pop_first() else {
+                return;
+            };
+            self.by_key.remove(&key);
+            self.size_bytes -= entry_bytes(&key);
+            self.raise_window_low(at);
+        }
+    }
+}
+
+fn entry_bytes(key: &Key) -> usize {
+    key.0.len() + ENTRY_OVERHEAD_BYTES
+}
+
+fn collision(txn: TxnId, key: &Key, with: Recent) -> Collision {
+    match with {
+        Recent::Promised { attempt, .. } if attempt.txn == txn => Collision::SameTxn,
+        with => Collision::With {
+            key: key.clone(),
+            with,
+        },
+    }
+}

@@ -1,0 +1,25 @@
+//! Which entries of a stream are committed (section 7).
+//!
+//! An entry is committed when it is of the **current** epoch and persisted on a quorum; entries
+//! before it are committed by being below it. Counting copies of an older epoch's entry alone is
+//! the classic mistake: such an entry can still be cut by an owner of an epoch in between.
+
+use meridian_types::Lsn;
+
+/// The smallest number of replicas of which any two sets share one.
+pub const fn majority(replicas: usize) -> usize {
+    replicas / 2 + 1
+}
+
+/// The highest lsn persisted on `quorum` of the replicas, if it is not before `epoch_start`, the
+/// first lsn of the current epoch.
+///
+/// `matched` holds one lsn per replica: how far its log is known to equal the owner's *and* to be
+/// persisted. `None` when nothing of the current epoch is on a quorum yet, or `quorum` is zero or
+/// more than there are replicas.
+pub fn committed(matched: &[Lsn], quorum: usize, epoch_start: Lsn) -> Option<Lsn> {
+    let mut sorted = matched.to_vec();
+    sorted.sort_unstable_by(|a, b| b.cmp(a));
+    let on_quorum = *sorted.get(quorum.checked_sub(1)?)?;
+    (on_quorum >= epoch_start && on_quorum > Lsn(0)).then_some(on_quorum)
+}

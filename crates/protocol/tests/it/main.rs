@@ -1,0 +1,11 @@
+//! Golden scripts and random models of the protocol's decisions.
+//!
+//! Every random test prints its seed when it fails; `MERIDIAN_SEED=<n>` runs just that one, and `MERIDIAN_SEEDS=<n>` that many.
+
+mod adjudication_model;
+mod conflict;
+mod golden;
+mod journal;
+mod properties;
+mod rng;
+mod takeover;

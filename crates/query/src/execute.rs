@@ -1,0 +1,92 @@
+//! `Execute`: a whole transaction in one call.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meridian_rpc::KvError;
+use meridian_rpc::error::KvResult;
+use meridian_rpc::v1::precondition::Test;
+use meridian_rpc::v1::{BeginRequest, ExecuteRequest, ExecuteResponse, GetResponse, Mutation, Precondition};
+use meridian_types::Key;
+use tokio::time::Instant;
+
+use crate::processor::Processor;
+use crate::txn::Txn;
+
+/// Rolls the transaction back when the call ends early, unless its commit was asked for.
+struct RollBack(Arc<Txn>);
+
+impl Drop for RollBack {
+    fn drop(&mut self) {
+        self.0.abort("the call that ran it ended");
+    }
+}
+
+impl Processor {
+    /// Preconditions, reads, writes and commit. The preconditions are checked at the snapshot, and again at
+    /// commit like reads for update; if one does not hold nothing is written.
+    pub(crate) async fn execute(
+        self: &Arc<Self>,
+        request: ExecuteRequest,
+        deadline: Instant,
+    ) -> KvResult<ExecuteResponse> {
+        let begin = BeginRequest {
+            txn_id: request.txn_id,
+            isolation: request.isolation,
+            min_start: request.min_start,
+            ..BeginRequest::default()
+        };
+        let txn = self.begin(&begin)?;
+        let _roll_back = RollBack(txn.clone());
+        self.check_preconditions(&txn, &request.preconditions, deadline)
+            .await?;
+        let values = if request.reads.is_empty() {
+            Vec::new()
+        } else {
+            txn.issue_get(request.reads, false)?.run(self, deadline).await?
+        };
+        for Mutation { key, value } in request.mutations {
+            txn.write(key, value)?;
+        }
+        let committed = self.commit(&txn, deadline).await?;
+        Ok(ExecuteResponse {
+            values,
+            commit_timestamp: committed.commit.0,
+            token: Some(committed.token.into()),
+        })
+    }
+
+    async fn check_preconditions(
+        &self,
+        txn: &Arc<Txn>,
+        preconditions: &[Precondition],
+        deadline: Instant,
+    ) -> KvResult<()> {
+        if preconditions.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Bytes> = preconditions
+            .iter()
+            .map(|condition| condition.key.clone())
+            .collect();
+        let values = txn.issue_get(keys, true)?.run(self, deadline).await?;
+        for (index, (condition, value)) in preconditions.iter().zip(&values).enumerate() {
+            if !holds(condition, value)? {
+                return Err(KvError::PreconditionFailed {
+                    key: Key(condition.key.clone()),
+                    index: index as u64,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn holds(condition: &Precondition, found: &GetResponse) -> KvResult<bool> {
+    match &condition.test {
+        Some(Test::Exists(wanted)) => Ok(found.value.is_some() == *wanted),
+        Some(Test::ValueEquals(wanted)) => Ok(found.value.as_ref() == Some(wanted)),
+        Some(Test::TimestampEquals(wanted)) => Ok(found.value.is_some() && found.timestamp == *wanted),
+        None => Err(KvError::invalid("a precondition names no test")),
+    }
+}

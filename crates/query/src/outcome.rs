@@ -1,0 +1,88 @@
+//! `Outcome(token)`: what became of a transaction, whoever ran it (R1, section 5, I9).
+
+use std::time::Duration;
+
+use meridian_rpc::KvError;
+use meridian_rpc::error::KvResult;
+use meridian_rpc::v1::OutcomeResponse;
+use meridian_rpc::v1::outcome_response::Outcome;
+use meridian_types::{CommitToken, StreamId, Timestamp};
+use tokio::time::Instant;
+
+use crate::commit::Asked;
+use crate::processor::Processor;
+
+impl Processor {
+    /// The final word on a transaction. *Aborted* means that its home, or when that is not known every stream, has
+    /// barred it; *committed* is told only once the commit's time is surely past (R3).
+    pub(crate) async fn outcome(&self, token: CommitToken, deadline: Instant) -> KvResult<OutcomeResponse> {
+        let streams = match token.home {
+            Some(home) => vec![home],
+            None => self
+                .owners
+                .map()
+                .entries
+                .iter()
+                .map(|entry| entry.stream)
+                .collect(),
+        };
+        if streams.is_empty() {
+            return Err(KvError::OutcomeUnknown { token });
+        }
+        let mut outcome = Outcome::Aborted;
+        for stream in streams {
+            match self.outcome_in(&token, stream, deadline).await? {
+                Asked::Committed(commit) => return self.tell_committed(token, commit, deadline).await,
+                Asked::Forgotten => outcome = Outcome::Forgotten,
+                Asked::Aborted | Asked::Again => {}
+            }
+        }
+        tracing::info!(txn = %token.txn, ?outcome, "outcome asked for");
+        Ok(OutcomeResponse {
+            outcome: outcome.into(),
+            commit_timestamp: 0,
+        })
+    }
+
+    /// R3 holds for whoever tells.
+    async fn tell_committed(
+        &self,
+        token: CommitToken,
+        commit: Timestamp,
+        deadline: Instant,
+    ) -> KvResult<OutcomeResponse> {
+        let wait = meridian_clock::wait_until_past(&*self.env.clock, commit);
+        match tokio::time::timeout_at(deadline, wait).await {
+            Ok(()) => Ok(OutcomeResponse {
+                outcome: Outcome::Committed.into(),
+                commit_timestamp: commit.0,
+            }),
+            Err(_) => Err(KvError::OutcomeUnknown { token }),
+        }
+    }
+
+    /// What the owner of one stream says; asked until it answers. Never [`Asked::Again`].
+    async fn outcome_in(&self, token: &CommitToken, stream: StreamId, deadline: Instant) -> KvResult<Asked> {
+        if self.owners.map().by_stream(stream).is_none() {
+            return Err(KvError::invalid(format!(
+                "the token names stream {stream}, which is not known"
+            )));
+        }
+        let mut backoff = self.retry.backoff();
+        loop {
+            if let Ok(Ok(owner)) = tokio::time::timeout_at(deadline, self.owners.owner(stream)).await {
+                let answer = self
+                    .adjudicators
+                    .outcome(&owner.node, token, stream, deadline)
+                    .await;
+                match self.understand(stream, &owner, answer) {
+                    Asked::Again => {}
+                    answered => return Ok(answered),
+                }
+            }
+            if !backoff.pause(Duration::ZERO, deadline).await {
+                return Err(KvError::OutcomeUnknown { token: *token });
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Reads at a timestamp, from whichever storage node of the region answers.
+//!
+//! The snapshot is fixed before the first read, so that it does not matter which node answers a read, nor
+//! whether two of them do: what was lost on the way is simply asked again, elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use meridian_rpc::error::KvResult;
+use meridian_rpc::internal::storage_client::StorageClient;
+use meridian_rpc::internal::{
+    ClosedQuery, GetKeys, ScanKeys, ScannedPage, StorageRead, StorageReadBatch, storage_read,
+    storage_read_reply,
+};
+use meridian_rpc::{KvError, Network, Transport, v1};
+use meridian_types::{NodeName, Timestamp, limits};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::mux::{Incoming, Mux, MuxLimits, Outgoing, Protocol};
+use crate::retry::{Retry, remaining_ms};
+
+/// `Storage.Read`.
+struct Read;
+
+impl Protocol for Read {
+    type Request = StorageRead;
+    type Reply = Option<storage_read_reply::Result>;
+
+    fn set_id(request: &mut StorageRead, id: u64) {
+        request.id = id;
+    }
+
+    fn id(request: &StorageRead) -> u64 {
+        request.id
+    }
+
+    fn size(request: &StorageRead) -> usize {
+        let content = match &request.read {
+            Some(storage_read::Read::Get(get)) => get.keys.iter().map(|key| key.len() + 4).sum(),
+            Some(storage_read::Read::Scan(scan)) => {
+                let predicates: usize = scan.predicates.iter().map(|test| test.operand.len() + 8).sum();
+                scan.start.len() + scan.end.len() + predicates
+            }
+            Some(storage_read::Read::Closed(closed)) => closed.start.len() + closed.end.len(),
+            None => 0,
+        };
+        content + 48
+    }
+
+    fn open(
+        transport: Transport,
+        requests: Outgoing<StorageRead>,
+    ) -> BoxFuture<'static, Result<Incoming<Self::Reply>, Status>> {
+        let batches = requests.map(|reads| StorageReadBatch { reads });
+        let request = tonic::Request::new(batches);
+        async move {
+            let mut client = StorageClient::new(transport)
+                .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+            let replies = client.read(request).await?.into_inner();
+            let replies = replies.map(|batch| {
+                let replies = batch?.replies.into_iter();
+                Ok(replies.map(|reply| (reply.id, reply.result)).collect())
+            });
+            Ok(replies.boxed())
+        }
+        .boxed()
+    }
+}
+
+/// The storage nodes of the region.
+pub(crate) struct StorageNodes {
+    nodes: Vec<Arc<Mux<Read>>>,
+    /// The one asked first: kept while it answers.
+    preferred: AtomicUsize,
+    attempt: Duration,
+    retry: Retry,
+}
+
+impl StorageNodes {
+    /// Different query processors prefer different nodes, by `spread`.
+    pub(crate) fn new(
+        network: &Network,
+        nodes: &[NodeName],
+        limits: MuxLimits,
+        retry: &Retry,
+        shutdown: &CancellationToken,
+        attempt: Duration,
+        spread: usize,
+    ) -> Self {
+        let stream = |node| Mux::new(network.transport(node), limits, retry.clone(), shutdown.clone());
+        Self {
+            nodes: nodes.iter().map(stream).collect(),
+            preferred: AtomicUsize::new(spread % nodes.len().max(1)),
+            attempt,
+            retry: retry.clone(),
+        }
+    }
+
+    /// The values of the keys at the snapshot, in their order.
+    pub(crate) async fn get(
+        &self,
+        at: Timestamp,
+        keys: Vec<bytes::Bytes>,
+        deadline: Instant,
+    ) -> KvResult<Vec<v1::GetResponse>> {
+        let wanted = keys.len();
+        let read = storage_read::Read::Get(GetKeys { keys });
+        match self.read(at, read, deadline).await? {
+            storage_read_reply::Result::Got(got) if got.values.len() == wanted => Ok(got.values),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// One page of a scan at the snapshot.
+    pub(crate) async fn scan(
+        &self,
+        at: Timestamp,
+        scan: ScanKeys,
+        deadline: Instant,
+    ) -> KvResult<ScannedPage> {
+        match self.read(at, storage_read::Read::Scan(scan), deadline).await? {
+            storage_read_reply::Result::Page(page) => Ok(page),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A timestamp up to which some storage node can answer every read at once.
+    pub(crate) async fn closed(&self, deadline: Instant) -> KvResult<Timestamp> {
+        let read = storage_read::Read::Closed(ClosedQuery::default());
+        match self.read(Timestamp::ZERO, read, deadline).await? {
+            storage_read_reply::Result::Closed(answer) => Ok(Timestamp(answer.closed)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn read(
+        &self,
+        at: Timestamp,
+        read: storage_read::Read,
+        deadline: Instant,
+    ) -> KvResult<storage_read_reply::Result> {
+        let mut backoff = self.retry.backoff();
+        let mut last = KvError::unavailable("no storage node is configured for this region");
+        let first = self.preferred.load(Ordering::Relaxed);
+        for attempt in 0usize.. {
+            let Some(index) = first.wrapping_add(attempt).checked_rem(self.nodes.len()) else {
+                return Err(last);
+            };
+            let Some(node) = self.nodes.get(index) else {
+                return Err(last);
+            };
+            let until = if self.nodes.len() > 1 {
+                deadline.min(Instant::now() + self.attempt)
+            } else {
+                deadline
+            };
+            let request = StorageRead {
+                id: 0,
+                at: at.0,
+                timeout_ms: remaining_ms(until),
+                read: Some(read.clone()),
+            };
+            match node.call(request, until).await {
+                Ok(Some(storage_read_reply::Result::Error(error))) => match KvError::from_proto(&error) {
+                    error if may_work_elsewhere(&error) => last = error,
+                    error => return Err(error),
+                },
+                Ok(Some(result)) => {
+                    if attempt > 0 {
+                        self.preferred.store(index, Ordering::Relaxed);
+                    }
+                    return Ok(result);
+                }
+                Ok(None) => return Err(unexpected()),
+                Err(error) => last = KvError::unavailable(format!("storage node {}", error.what())),
+            }
+            if Instant::now() >= deadline {
+                return Err(last);
+            }
+            let round_ended = (attempt + 1).is_multiple_of(self.nodes.len());
+            // Asking overloaded nodes again and again would only keep them so.
+            let shed = matches!(last, KvError::Overloaded { .. });
+            if round_ended && (shed || !backoff.pause(Duration::ZERO, deadline).await) {
+                return Err(last);
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Whether another storage node, or the same one a moment later, may answer what this error refused.
+fn may_work_elsewhere(error: &KvError) -> bool {
+    match error {
+        KvError::Unavailable { .. }
+        | KvError::Overloaded { .. }
+        | KvError::DeadlineExceeded { .. }
+        | KvError::Internal { .. } => true,
+        KvError::Invalid { .. }
+        | KvError::LimitExceeded { .. }
+        | KvError::TransactionNotFound { .. }
+        | KvError::Aborted { .. }
+        | KvError::Conflict { .. }
+        | KvError::SnapshotTooOld { .. }
+        | KvError::PreconditionFailed { .. }
+        | KvError::ReadOnly
+        | KvError::OutcomeUnknown { .. }
+        | KvError::WrongCluster { .. }
+        | KvError::UnsupportedFormat { .. } => false,
+    }
+}
+
+fn unexpected() -> KvError {
+    KvError::internal("a storage node answered something else than was asked")
+}

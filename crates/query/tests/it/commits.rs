@@ -1,0 +1,273 @@
+//! Commits that meet trouble: replies lost, owners changed, promises held, deadlines passed. In none of them
+//! is a transaction applied twice, and no answer is wrong.
+
+use std::time::{Duration, Instant};
+
+use meridian_rpc::KvError;
+use meridian_rpc::internal::refused::Reason;
+use meridian_rpc::v1::outcome_response::Outcome;
+use meridian_types::{Epoch, Timestamp};
+
+use crate::cluster::{Cluster, Txn, outcome};
+use crate::world::{HOME, Script};
+
+async fn writer(cluster: &Cluster) -> Txn {
+    let mut txn = cluster.begin().await;
+    txn.put("a", "1").await.unwrap();
+    txn
+}
+
+/// The attempts that the adjudicator saw, as (number, epoch); all have the same start.
+fn attempts(cluster: &Cluster) -> Vec<(u32, u64)> {
+    let core = cluster.world.core();
+    let first = core.attempts[0];
+    assert!(
+        core.attempts
+            .iter()
+            .all(|(attempt, start)| *start == first.1 && attempt.home == HOME),
+        "R1"
+    );
+    core.attempts
+        .iter()
+        .map(|(attempt, _)| (attempt.number, attempt.home_epoch.0))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_found_by_asking() {
+    for pending in [0, 3] {
+        let cluster = Cluster::start().await;
+        cluster.world.script([Script::LoseReply]);
+        cluster.world.core().pending = pending;
+        let mut txn = writer(&cluster).await;
+        let commit = txn.commit().await.unwrap();
+        assert_eq!(attempts(&cluster), [(1, 1)]);
+        let core = cluster.world.core();
+        assert_eq!(core.records, 1);
+        assert_eq!(core.read(b"a", Timestamp::MAX).timestamp, commit.0);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_request_is_tried_again_as_another_attempt() {
+    let cluster = Cluster::start().await;
+    cluster.world.script([Script::LoseRequest, Script::LoseRequest]);
+    let mut txn = writer(&cluster).await;
+    txn.commit().await.unwrap();
+    assert_eq!(attempts(&cluster), [(1, 1), (2, 1), (3, 1)]);
+    assert_eq!(cluster.world.core().records, 1);
+}
+
+#[tokio::test]
+async fn a_new_owner_gets_another_attempt() {
+    let cluster = Cluster::start().await;
+    cluster
+        .world
+        .script([Script::NewEpoch, Script::Refuse(Reason::NotReady)]);
+    let mut txn = writer(&cluster).await;
+    txn.commit().await.unwrap();
+    assert_eq!(attempts(&cluster), [(1, 1), (2, 2), (2, 2)]);
+    assert_eq!(cluster.world.core().records, 1);
+    // The next one knows the owner.
+    let mut txn = writer(&cluster).await;
+    txn.commit().await.unwrap();
+    assert_eq!(
+        cluster.world.core().attempts.last().unwrap().0.home_epoch,
+        Epoch(2)
+    );
+}
+
+#[tokio::test]
+async fn a_deposed_owner_is_asked_about() {
+    let cluster = Cluster::start().await;
+    cluster.world.script([Script::Unknown]);
+    let mut txn = writer(&cluster).await;
+    txn.commit().await.unwrap();
+    assert_eq!(attempts(&cluster), [(1, 1)]);
+    assert_eq!(cluster.world.core().records, 1);
+}
+
+#[tokio::test]
+async fn what_is_held_is_tried_again_with_the_same_start() {
+    let cluster = Cluster::start().await;
+    cluster.world.script(vec![Script::Refuse(Reason::Held); 4]);
+    let mut txn = writer(&cluster).await;
+    txn.commit().await.unwrap();
+    assert_eq!(attempts(&cluster), [(1, 1); 5]);
+
+    // At the deadline it is a conflict, which is definite.
+    cluster.world.script(vec![Script::Refuse(Reason::Held); 1_000]);
+    let mut txn = writer(&cluster).await;
+    let error = txn.commit_within(Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, KvError::Conflict { .. }), "{error}");
+    assert_eq!(cluster.world.core().records, 1);
+}
+
+#[tokio::test]
+async fn refusals_mean_what_they_say() {
+    let cluster = Cluster::start().await;
+    for (reason, definite, code) in [
+        (Reason::SnapshotTooOld, true, "SNAPSHOT_TOO_OLD"),
+        (Reason::Forgotten, false, "OUTCOME_UNKNOWN"),
+        (Reason::Barred, true, "TRANSACTION_ABORTED"),
+        (Reason::Overloaded, true, "OVERLOADED"),
+        (Reason::StartAhead, true, "UNAVAILABLE"),
+        (Reason::Invalid, true, "INVALID"),
+    ] {
+        cluster.world.script([Script::Refuse(reason)]);
+        let error = writer(&cluster).await.commit().await.unwrap_err();
+        assert_eq!(
+            (error.reason(), error.is_definite()),
+            (code, definite),
+            "{reason:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn at_the_deadline_the_outcome_is_unknown_and_can_be_asked_for() {
+    for applied in [true, false] {
+        let cluster = Cluster::start().await;
+        let lost = if applied {
+            Script::LoseReply
+        } else {
+            Script::Silent
+        };
+        cluster.world.script([lost]);
+        cluster.world.core().pending = 1_000_000;
+        let mut txn = writer(&cluster).await;
+        let begun = Instant::now();
+        let error = txn.commit_within(Duration::from_millis(150)).await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_millis(600));
+        let KvError::OutcomeUnknown { token } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            (token.home, token.start),
+            (Some(HOME), cluster.world.core().attempts[0].1)
+        );
+        assert!(matches!(txn.commit().await, Err(KvError::OutcomeUnknown { .. })));
+
+        cluster.world.core().pending = 2;
+        for home in [token.home, None] {
+            let token = meridian_types::CommitToken { home, ..token };
+            let answer = outcome(&mut cluster.client(), token.into()).await.unwrap();
+            let wanted = if applied {
+                Outcome::Committed
+            } else {
+                Outcome::Aborted
+            };
+            assert_eq!(answer.outcome(), wanted);
+            assert_eq!(answer.commit_timestamp > 0, applied);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_asked_for_before_commit_bars_the_transaction() {
+    let cluster = Cluster::start().await;
+    let mut txn = writer(&cluster).await;
+    let token = txn.begun.token.clone().unwrap();
+    let answer = outcome(&mut cluster.client(), token).await.unwrap();
+    assert_eq!(answer.outcome(), Outcome::Aborted);
+    assert!(matches!(txn.commit().await, Err(KvError::Aborted { .. })));
+    assert_eq!(cluster.world.core().records, 0);
+}
+
+#[tokio::test]
+async fn nobody_is_told_before_the_commit_is_surely_past() {
+    let cluster = Cluster::start().await;
+    cluster.world.core().lead = Duration::from_millis(120);
+    let mut txn = writer(&cluster).await;
+    let commit = txn.commit().await.unwrap();
+    assert!(cluster.clock.now().earliest > commit);
+
+    // Outcome waits as well: the reply of this one is lost, the commit is still ahead.
+    cluster.world.script([Script::Silent]);
+    cluster.world.core().lead = Duration::from_millis(250);
+    cluster.world.core().pending = 1_000_000;
+    let mut txn = writer(&cluster).await;
+    let error = txn.commit_within(Duration::from_millis(50)).await.unwrap_err();
+    let KvError::OutcomeUnknown { token } = error else {
+        panic!("{error}");
+    };
+    cluster.world.core().pending = 0;
+    let begun = writer(&cluster).await;
+    let client = begun.client.clone();
+    let mut late = Txn {
+        client,
+        begun: begun.begun.clone(),
+    };
+    assert!(matches!(
+        late.commit_within(Duration::from_millis(50)).await,
+        Err(KvError::OutcomeUnknown { .. })
+    ));
+    let committed = outcome(&mut cluster.client(), begun.begun.token.clone().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(committed.outcome(), Outcome::Committed);
+    assert!(
+        cluster.clock.now().earliest > Timestamp(committed.commit_timestamp),
+        "R3"
+    );
+    let aborted = outcome(&mut cluster.client(), token.into()).await.unwrap();
+    assert_eq!(aborted.outcome(), Outcome::Aborted);
+}
+
+#[tokio::test]
+async fn a_commit_goes_on_when_its_caller_goes_away() {
+    let cluster = Cluster::start().await;
+    cluster.world.script([Script::Slow(Duration::from_millis(60))]);
+    let mut txn = writer(&cluster).await;
+    let handle = txn.handle();
+    let gone = tokio::time::timeout(Duration::from_millis(20), txn.commit()).await;
+    assert!(gone.is_err());
+    let mut again = Txn {
+        client: cluster.client(),
+        begun: txn.begun.clone(),
+    };
+    assert_eq!(again.handle(), handle);
+    let commit = again.commit().await.unwrap();
+    assert_eq!(
+        cluster.world.core().read(b"a", Timestamp::MAX).timestamp,
+        commit.0
+    );
+    assert_eq!(attempts(&cluster).len(), 1);
+}
+
+#[tokio::test]
+async fn a_hot_key_gets_on() {
+    let cluster = Cluster::start().await;
+    cluster.world.put("counter", "0");
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = cluster.client();
+        writers.spawn(async move {
+            let mut client = client;
+            let mut min_start = 0;
+            for attempt in 1.. {
+                let begin = meridian_rpc::v1::BeginRequest {
+                    min_start,
+                    ..Default::default()
+                };
+                let begun = client.begin(begin).await.unwrap().into_inner();
+                let mut txn = Txn {
+                    client: client.clone(),
+                    begun,
+                };
+                let value: u64 = txn.get("counter").await.unwrap().unwrap().parse().unwrap();
+                txn.put("counter", &(value + 1).to_string()).await.unwrap();
+                match txn.commit().await {
+                    Ok(_) => return attempt,
+                    Err(KvError::Conflict { with, .. }) => min_start = with.0,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            0
+        });
+    }
+    let attempts = writers.join_all().await;
+    assert!(attempts.iter().all(|attempts| *attempts <= 25), "{attempts:?}");
+    let mut txn = cluster.begin().await;
+    assert_eq!(txn.get("counter").await.unwrap().as_deref(), Some("20"));
+}

@@ -1,0 +1,88 @@
+//! What all calls of one router share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use meridian_rpc::Env;
+use meridian_types::NodeName;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::NodeInfo;
+use crate::backends::Backends;
+use crate::config::Config;
+
+/// How often draining looks whether everything has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// One router.
+pub(crate) struct Router {
+    pub(crate) config: Config,
+    pub(crate) env: Env,
+    pub(crate) backends: Backends,
+    pub(crate) nodes: Vec<NodeInfo>,
+    pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) requests: Arc<Semaphore>,
+    /// Calls refused because too much was open.
+    pub(crate) refused: AtomicU64,
+    /// Nothing new is let in.
+    pub(crate) shutdown: CancellationToken,
+    /// What is still open is ended.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Router {
+    pub(crate) fn new(
+        config: Config,
+        env: Env,
+        queries: &[NodeName],
+        nodes: Vec<NodeInfo>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            backends: Backends::new(&env.network, queries, env.rng()),
+            sessions: Arc::new(Semaphore::new(config.max_sessions)),
+            requests: Arc::new(Semaphore::new(config.max_requests)),
+            refused: AtomicU64::new(0),
+            cut: CancellationToken::new(),
+            shutdown,
+            nodes,
+            env,
+            config,
+        }
+    }
+
+    /// Sessions open now.
+    pub(crate) fn open_sessions(&self) -> usize {
+        self.config
+            .max_sessions
+            .saturating_sub(self.sessions.available_permits())
+    }
+
+    /// Other calls under way now.
+    pub(crate) fn open_requests(&self) -> usize {
+        self.config
+            .max_requests
+            .saturating_sub(self.requests.available_permits())
+    }
+
+    /// Probes the query processors until shutdown is asked for; then lets open calls end, within a bound.
+    pub(crate) async fn run(&self) {
+        let interval = Duration::from_millis(self.config.probe_interval_ms);
+        let timeout = Duration::from_millis(self.config.probe_timeout_ms);
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => {}
+            () = self.backends.probe(interval, timeout) => {}
+        }
+        let deadline = Instant::now() + Duration::from_millis(self.config.drain_ms);
+        while self.open_sessions() + self.open_requests() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        let (sessions, requests) = (self.open_sessions(), self.open_requests());
+        tracing::info!(sessions, requests, "router drained");
+        self.cut.cancel();
+    }
+}

@@ -1,0 +1,119 @@
+//! Who owns a stream: a cache that follows redirects.
+//!
+//! What it says is a hint. A wrong answer costs a refusal that names the right owner, never safety.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meridian_types::{Epoch, NodeName, RangeMap, StreamId};
+use tokio::sync::watch;
+
+use crate::error::{KvError, KvResult};
+use crate::internal::LocateRequest;
+use crate::internal::adjudicator_client::AdjudicatorClient;
+use crate::network::Network;
+
+/// How long one candidate may take to answer; it may have to take over first.
+const LOCATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A stream's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The adjudicator.
+    pub node: NodeName,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// The owners known to this node, by stream. Cheap to clone: all clones share what they learn.
+#[derive(Clone)]
+pub struct Owners {
+    network: Network,
+    map: watch::Receiver<Arc<RangeMap>>,
+    known: Arc<Mutex<BTreeMap<StreamId, Owner>>>,
+}
+
+impl Owners {
+    /// Knows nobody yet.
+    pub fn new(network: Network, map: watch::Receiver<Arc<RangeMap>>) -> Self {
+        Self {
+            network,
+            map,
+            known: Arc::default(),
+        }
+    }
+
+    /// The current range map.
+    pub fn map(&self) -> Arc<RangeMap> {
+        self.map.borrow().clone()
+    }
+
+    /// The owner as far as this node knows, asking the stream's candidates in turn when it knows none.
+    /// `Unavailable` when none of them names one: then nothing was sent anywhere that matters.
+    pub async fn owner(&self, stream: StreamId) -> KvResult<Owner> {
+        if let Some(owner) = self.known(stream) {
+            return Ok(owner);
+        }
+        let map = self.map();
+        let range = map.by_stream(stream);
+        let candidates = range.map(|range| range.candidates.clone()).unwrap_or_default();
+        let mut last = "no adjudicator is configured for it".to_owned();
+        for candidate in &candidates {
+            let mut client = AdjudicatorClient::new(self.network.transport(candidate));
+            let call = client.locate(LocateRequest {
+                stream: stream.0,
+                passive: false,
+            });
+            match tokio::time::timeout(LOCATE_TIMEOUT, call).await {
+                Ok(Ok(answer)) => {
+                    let answer = answer.into_inner();
+                    if !answer.owner.is_empty() {
+                        self.learn(stream, &answer.owner, Epoch(answer.epoch));
+                        if let Some(owner) = self.known(stream) {
+                            return Ok(owner);
+                        }
+                    }
+                    last = format!("{candidate} does not know an owner yet");
+                }
+                Ok(Err(status)) => last = format!("{candidate}: {}", status.message()),
+                Err(_) => last = format!("{candidate} did not answer in {LOCATE_TIMEOUT:?}"),
+            }
+        }
+        Err(KvError::unavailable(format!(
+            "no owner of stream {stream} was found ({last})"
+        )))
+    }
+
+    /// Notes what a refusal said. An older epoch than the one known is ignored; an empty name forgets.
+    pub fn learn(&self, stream: StreamId, node: &str, epoch: Epoch) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if node.is_empty() {
+            known.remove(&stream);
+        } else if known.get(&stream).is_none_or(|owner| owner.epoch <= epoch) {
+            known.insert(
+                stream,
+                Owner {
+                    node: node.into(),
+                    epoch,
+                },
+            );
+        }
+    }
+
+    /// Forgets an owner that did not answer, unless a newer one is known by now.
+    pub fn forget(&self, stream: StreamId, epoch: Epoch) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(&stream).is_some_and(|owner| owner.epoch <= epoch) {
+            known.remove(&stream);
+        }
+    }
+
+    fn known(&self, stream: StreamId) -> Option<Owner> {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&stream)
+            .cloned()
+    }
+}

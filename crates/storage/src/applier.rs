@@ -1,0 +1,263 @@
+//! Follows the journal and applies it: the only task that writes versions and that raises `closed`.
+//!
+//! ```text
+//! feed ── entries, closures ──> Intake ── batch ──> store ── then ──> closed (wakes reads)
+//! ```
+//! The feed of the nearest journal node is followed; when it breaks, or falls silent although there is more,
+//! the next one's, from the positions that were applied.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use meridian_rpc::internal::journal_client::JournalClient;
+use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
+use meridian_rpc::{Env, KvError};
+use meridian_types::{NodeName, RangeMap, StreamId, limits};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Status, Streaming};
+
+use crate::error::{FeedFault, StoreError};
+use crate::intake::{Gathered, Intake};
+use crate::shared::{Figures, Shared};
+
+/// How long a journal node may take to open a feed.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most messages that are gathered into one batch, however small.
+const MAX_MESSAGES: usize = 64;
+
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    env: Env,
+    journals: Vec<NodeName>,
+    intake: Intake,
+    rng: StdRng,
+}
+
+/// Why a feed was left.
+enum Left {
+    /// For another one; whether it had said anything.
+    Broken { why: String, was_useful: bool },
+    /// The range map names other streams now.
+    MapChanged,
+    /// The node cannot go on.
+    Failed(String),
+}
+
+impl From<StoreError> for Left {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl Applier {
+    pub fn new(shared: Arc<Shared>, env: Env, journals: Vec<NodeName>) -> Result<Self, StoreError> {
+        let intake = Intake::new(shared.store.progress()?);
+        let rng = env.rng();
+        Ok(Self {
+            shared,
+            env,
+            journals,
+            intake,
+            rng,
+        })
+    }
+
+    /// Runs until shutdown or until the node cannot go on.
+    pub async fn run(mut self) {
+        let shutdown = self.shared.shutdown.clone();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            why = self.follow_all() => self.shared.fail(why),
+        }
+        self.shared.figures.feed_connected.store(false, Ordering::Relaxed);
+    }
+
+    /// Follows one journal node after the other; returns why the node cannot go on.
+    async fn follow_all(&mut self) -> String {
+        let mut failures = 0_u32;
+        let mut journals = self.journals.clone().into_iter().cycle();
+        let Some(mut journal) = journals.next() else {
+            return "no journal node is configured".to_owned();
+        };
+        loop {
+            let left = self.follow(&journal).await;
+            self.shared.figures.feed_connected.store(false, Ordering::Relaxed);
+            match left {
+                Left::Failed(why) => return why,
+                Left::MapChanged => continue,
+                Left::Broken { why, was_useful } => {
+                    failures = if was_useful { 0 } else { failures.saturating_add(1) };
+                    tracing::warn!(node = %self.shared.node, %journal, why, "feed left for another one");
+                }
+            }
+            sleep(self.backoff(failures)).await;
+            journal = journals.next().unwrap_or(journal);
+        }
+    }
+
+    /// Doubles for every round in which no journal node was of use; between half and all of it, at random.
+    fn backoff(&mut self, failures: u32) -> Duration {
+        let config = &self.shared.config;
+        let rounds = failures / u32::try_from(self.journals.len()).unwrap_or(u32::MAX).max(1);
+        let ceiling = config
+            .feed_backoff_ms
+            .saturating_mul(1 << rounds.min(16))
+            .min(config.feed_backoff_max_ms);
+        Duration::from_millis(ceiling).mul_f64(self.rng.random_range(0.5..=1.0))
+    }
+
+    async fn open(&self, journal: &NodeName, map: &RangeMap) -> Result<Streaming<FeedBatch>, String> {
+        let mut client = JournalClient::new(self.env.network.transport(journal))
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let request = FeedRequest {
+            subscriber: self.shared.node.to_string(),
+            streams: streams(map)
+                .into_iter()
+                .map(|stream| FeedStart {
+                    stream: stream.0,
+                    after_lsn: self.intake.lsn(stream).0,
+                })
+                .collect(),
+        };
+        match timeout(OPEN_TIMEOUT, client.feed(request)).await {
+            Ok(Ok(feed)) => Ok(feed.into_inner()),
+            Ok(Err(status)) => Err(describe(&status)),
+            Err(_) => Err(format!("did not open the feed in {OPEN_TIMEOUT:?}")),
+        }
+    }
+
+    async fn follow(&mut self, journal: &NodeName) -> Left {
+        let map = self.shared.owners.map();
+        let mut feed = match self.open(journal, &map).await {
+            Ok(feed) => feed,
+            Err(why) => {
+                return Left::Broken {
+                    why,
+                    was_useful: false,
+                };
+            }
+        };
+        Figures::add(&self.shared.figures.feeds_opened, 1);
+        self.shared.figures.feed_connected.store(true, Ordering::Relaxed);
+        self.shared.forget_announced();
+        tracing::info!(node = %self.shared.node, %journal, "following the feed");
+        let quiet = Duration::from_millis(self.shared.config.feed_quiet_ms);
+        let mut heard = Instant::now();
+        let mut was_useful = false;
+        loop {
+            let next = timeout(quiet, feed.next()).await;
+            if streams(&self.shared.owners.map()) != streams(&map) {
+                return Left::MapChanged;
+            }
+            let batch = match next {
+                Err(_) if self.shared.is_behind() => {
+                    let why = format!("silent for {:?} although there is more", heard.elapsed());
+                    return Left::Broken { why, was_useful };
+                }
+                Err(_) => continue,
+                Ok(None) => return broken("the feed ended", was_useful),
+                Ok(Some(Err(status))) => return broken(&describe(&status), was_useful),
+                Ok(Some(Ok(batch))) => batch,
+            };
+            heard = Instant::now();
+            was_useful |= !batch.events.is_empty();
+            if let Err(left) = self.take(batch, &mut feed, was_useful) {
+                return left;
+            }
+            // One apply may take milliseconds; a long backlog must not keep this thread from its other tasks.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes one message, and what else has arrived by now up to the batch's size; then applies all of it at
+    /// once.
+    fn take(
+        &mut self,
+        first: FeedBatch,
+        feed: &mut Streaming<FeedBatch>,
+        was_useful: bool,
+    ) -> Result<(), Left> {
+        let map = self.shared.owners.map();
+        let mut next = Some(Ok(first));
+        let mut fault = None;
+        let mut messages = 1;
+        while let Some(message) = next.take() {
+            match message {
+                Ok(batch) => {
+                    let taken = batch
+                        .events
+                        .into_iter()
+                        .try_for_each(|event| self.intake.take(event, &map));
+                    if let Err(error) = taken {
+                        fault = Some(match error {
+                            FeedFault::Broken(_) => broken(&error.to_string(), was_useful),
+                            FeedFault::Violation(_) => Left::Failed(error.to_string()),
+                        });
+                        break;
+                    }
+                }
+                Err(status) => {
+                    fault = Some(broken(&describe(&status), was_useful));
+                    break;
+                }
+            }
+            if messages < MAX_MESSAGES && self.intake.bytes() < self.shared.config.apply_batch_bytes {
+                messages += 1;
+                next = feed.next().now_or_never().flatten();
+            }
+        }
+        // What was taken before a fault is in order and stands; after a violation nothing may be answered any
+        // more.
+        if !matches!(fault, Some(Left::Failed(_))) {
+            let gathered = self.intake.drain();
+            self.apply(gathered)?;
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn apply(&self, gathered: Gathered) -> Result<(), StoreError> {
+        if !gathered.batch.is_empty() {
+            self.shared.store.apply(&gathered.batch)?;
+            for (stream, progress) in &gathered.batch.progress {
+                self.shared.note_applied(*stream, progress.position.lsn);
+            }
+            let figures = &self.shared.figures;
+            Figures::add(&figures.entries_applied, gathered.entries);
+            Figures::add(&figures.versions_applied, gathered.batch.versions.len() as u64);
+        }
+        if !gathered.closures.is_empty() {
+            self.shared.closed.send_if_modified(|closed| {
+                let mut rose = false;
+                for (range, x) in gathered.closures {
+                    rose |= closed.close(range, x);
+                }
+                rose
+            });
+        }
+        Ok(())
+    }
+}
+
+fn broken(why: &str, was_useful: bool) -> Left {
+    Left::Broken {
+        why: why.to_owned(),
+        was_useful,
+    }
+}
+
+fn streams(map: &RangeMap) -> Vec<StreamId> {
+    let mut streams: Vec<_> = map.entries.iter().map(|range| range.stream).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    streams
+}
+
+fn describe(status: &Status) -> String {
+    KvError::from_status(status).map_or_else(|| status.to_string(), |error| error.to_string())
+}

@@ -1,0 +1,117 @@
+//! What a storage node lets its operator choose.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meridian_types::limits;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of a storage node. All of it is the process's own choice: nodes of one cluster may
+/// differ.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the versions are kept. May be emptied while the node is stopped: it is rebuilt from the journal.
+    pub data_dir: PathBuf,
+    /// Memory for cached pages, in bytes.
+    pub cache_bytes: u64,
+    /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
+    /// transaction may have, or long transactions end with SNAPSHOT_TOO_OLD.
+    pub retention_ms: u64,
+    /// Pause between two sweeps of the retention, in milliseconds.
+    pub sweep_interval_ms: u64,
+    /// Pause between two chunks of one sweep, in milliseconds, so that reads go first.
+    pub sweep_pause_ms: u64,
+    /// Versions that one chunk of a sweep looks at.
+    pub sweep_chunk: usize,
+    /// About how many bytes one page of a scan carries when the reader does not say.
+    pub page_bytes: usize,
+    /// Most bytes that a reader may ask one page to carry.
+    pub max_page_bytes: usize,
+    /// Keys that one page of a scan looks at, at most: bounds a page whose predicate rejects everything.
+    pub page_keys: usize,
+    /// Most reads that are under way or waiting at once, over all connections. More are refused as overload.
+    pub max_reads: usize,
+    /// Most bytes of requests that are under way or waiting at once, over all connections.
+    pub max_read_bytes: usize,
+    /// First pause before a broken feed is opened again, in milliseconds. Doubles up to
+    /// `feed_backoff_max_ms`.
+    pub feed_backoff_ms: u64,
+    /// Longest pause before a broken feed is opened again, in milliseconds.
+    pub feed_backoff_max_ms: u64,
+    /// A feed that says nothing for this long, in milliseconds, although the owner said that there is more,
+    /// is left for another journal node's.
+    pub feed_quiet_ms: u64,
+    /// About how many bytes of entries are applied in one batch.
+    pub apply_batch_bytes: usize,
+    /// How long an owner may take to answer one request to close, in milliseconds.
+    pub close_timeout_ms: u64,
+    /// A closure that the owner said it sent and that did not arrive is asked for again after this, in
+    /// milliseconds.
+    pub close_again_ms: u64,
+    /// How often applied versions are written out, in milliseconds. What is lost in a crash is read from the
+    /// journal again.
+    pub flush_interval_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data/storage"),
+            cache_bytes: 128 << 20,
+            retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
+            sweep_interval_ms: 10_000,
+            sweep_pause_ms: 2,
+            sweep_chunk: 1_000,
+            page_bytes: limits::SCAN_PAGE_BYTES,
+            max_page_bytes: 4 << 20,
+            page_keys: 50_000,
+            max_reads: 20_000,
+            max_read_bytes: 64 << 20,
+            feed_backoff_ms: 20,
+            feed_backoff_max_ms: 1_000,
+            feed_quiet_ms: 500,
+            apply_batch_bytes: 1 << 20,
+            close_timeout_ms: 2_000,
+            close_again_ms: 100,
+            flush_interval_ms: 500,
+        }
+    }
+}
+
+impl Config {
+    /// [`Self::retention_ms`] as a duration.
+    pub fn retention(&self) -> Duration {
+        Duration::from_millis(self.retention_ms)
+    }
+
+    /// What makes no sense in it, naming the field.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("cache_bytes", self.cache_bytes),
+            ("retention_ms", self.retention_ms),
+            ("sweep_interval_ms", self.sweep_interval_ms),
+            ("sweep_chunk", self.sweep_chunk as u64),
+            ("page_bytes", self.page_bytes as u64),
+            ("page_keys", self.page_keys as u64),
+            ("max_reads", self.max_reads as u64),
+            ("max_read_bytes", self.max_read_bytes as u64),
+            ("feed_backoff_ms", self.feed_backoff_ms),
+            ("feed_quiet_ms", self.feed_quiet_ms),
+            ("apply_batch_bytes", self.apply_batch_bytes as u64),
+            ("close_timeout_ms", self.close_timeout_ms),
+            ("close_again_ms", self.close_again_ms),
+            ("flush_interval_ms", self.flush_interval_ms),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("storage.{name} must be greater than zero"));
+        }
+        let limit = limits::MAX_MESSAGE_BYTES / 2;
+        if self.page_bytes > self.max_page_bytes || self.max_page_bytes > limit {
+            return Err(format!(
+                "storage.page_bytes must not exceed storage.max_page_bytes, nor that {limit}"
+            ));
+        }
+        Ok(())
+    }
+}

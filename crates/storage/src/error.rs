@@ -1,0 +1,53 @@
+//! What can go wrong at a storage node.
+
+use std::path::PathBuf;
+
+/// The version store failed. None of these loses data: the journal has everything.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Corrupt, or its disk is failing or full.
+    #[error(
+        "the versions in {} cannot be read or written: {what}. Every version is in the journal: if the disk is \
+         healthy and has room, empty this directory and start again, it is rebuilt",
+        .dir.display()
+    )]
+    Unusable {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What the store said.
+        what: String,
+    },
+    /// Written by a version of Meridian that this one does not understand.
+    #[error(
+        "the versions in {} have format {found}, this node understands {ours}. Start the version of Meridian that \
+         wrote them, or empty the directory: it is rebuilt from the journal",
+        .dir.display()
+    )]
+    UnknownFormat {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What was found there.
+        found: String,
+        /// What this node writes and reads.
+        ours: u32,
+    },
+    /// Another process has it open.
+    #[error("the versions in {} are in use by another process", .dir.display())]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+}
+
+/// Why what a journal node fed could not be applied.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FeedFault {
+    /// The feed is not what it must be: a gap, an entry out of order, an entry that cannot be read. Nothing
+    /// of it was applied; another node, or the same one later, may do better.
+    #[error("feed broken: {0}")]
+    Broken(String),
+    /// I6: a committed write lies at or below a timestamp at which its range was closed. Reads may have been
+    /// answered without it, so this node must not answer any more.
+    #[error("I6 violated: {0}")]
+    Violation(String),
+}

@@ -1,0 +1,303 @@
+//! What a feed says, checked and gathered into batches (R14, I3, I6). No I/O.
+
+use std::collections::BTreeMap;
+
+use meridian_protocol::closing::ClosedMap;
+use meridian_rpc::internal::entry::Kind;
+use meridian_rpc::internal::feed_event::Event;
+use meridian_rpc::internal::{Closure, Entry, FeedEvent, WriteSet};
+use meridian_types::{Epoch, Key, Lsn, Position, RangeId, RangeMap, StreamId, Timestamp};
+use prost::Message;
+
+use crate::error::FeedFault;
+use crate::store::{AppliedBatch, Progress, VersionWrite};
+
+/// Gathers a feed's events in order. What is gathered must be applied before the closures that came with it
+/// are believed.
+pub(crate) struct Intake {
+    progress: BTreeMap<StreamId, Progress>,
+    /// Up to when each range was said to be complete, applied or not: no later write may lie below.
+    promised: ClosedMap,
+    gathered: Gathered,
+}
+
+/// What to apply, and the closures to believe afterwards.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub batch: AppliedBatch,
+    pub closures: Vec<(RangeId, Timestamp)>,
+    pub entries: u64,
+    pub bytes: usize,
+}
+
+impl Intake {
+    /// Goes on from what the store holds.
+    pub fn new(progress: BTreeMap<StreamId, Progress>) -> Self {
+        Self {
+            progress,
+            promised: ClosedMap::new(),
+            gathered: Gathered::default(),
+        }
+    }
+
+    /// The last entry taken of a stream.
+    pub fn lsn(&self, stream: StreamId) -> Lsn {
+        self.progress
+            .get(&stream)
+            .copied()
+            .unwrap_or_default()
+            .position
+            .lsn
+    }
+
+    /// Takes one event. After a fault everything taken before it stands, and the event has left no trace.
+    pub fn take(&mut self, event: FeedEvent, map: &RangeMap) -> Result<(), FeedFault> {
+        match event.event {
+            Some(Event::Entry(fed)) => {
+                let entry = fed
+                    .entry
+                    .ok_or_else(|| FeedFault::Broken("an event without its entry".into()))?;
+                self.take_entry(StreamId(fed.stream), entry, map)
+            }
+            Some(Event::Closure(closure)) => self.take_closure(&closure),
+            None => Err(FeedFault::Broken(
+                "an event that is neither entry nor closure".into(),
+            )),
+        }
+    }
+
+    /// What was gathered since the last time.
+    pub fn drain(&mut self) -> Gathered {
+        std::mem::take(&mut self.gathered)
+    }
+
+    /// How many bytes were gathered.
+    pub fn bytes(&self) -> usize {
+        self.gathered.bytes
+    }
+
+    fn take_entry(&mut self, stream: StreamId, entry: Entry, map: &RangeMap) -> Result<(), FeedFault> {
+        let before = self.progress.get(&stream).copied().unwrap_or_default();
+        let position = Position::new(entry.epoch, entry.lsn);
+        if position.lsn <= before.position.lsn {
+            // Had it already, and what was committed never changes (I7).
+            tracing::debug!(%stream, lsn = entry.lsn, "entry was fed again");
+            return Ok(());
+        }
+        if position.lsn != before.position.lsn.next() || position.epoch < before.position.epoch {
+            return Err(FeedFault::Broken(format!(
+                "stream {stream}: entry {position} does not follow {}",
+                before.position
+            )));
+        }
+        let kind = Kind::try_from(entry.kind).unwrap_or(Kind::Unspecified);
+        let mut after = Progress { position, ..before };
+        match kind {
+            Kind::Commit => {
+                after.last_commit = Timestamp(entry.timestamp);
+                if after.last_commit <= before.last_commit {
+                    return Err(FeedFault::Broken(format!(
+                        "stream {stream}: commit {} of entry {position} does not rise above {} (I3)",
+                        after.last_commit, before.last_commit
+                    )));
+                }
+                self.take_writes(stream, &entry, map)?;
+            }
+            Kind::Lease | Kind::Opened | Kind::Barred | Kind::Released => {}
+            Kind::Unspecified => {
+                return Err(FeedFault::Broken(format!(
+                    "stream {stream}: entry {position} is of a kind ({}) that this node does not understand",
+                    entry.kind
+                )));
+            }
+        }
+        self.progress.insert(stream, after);
+        self.gathered.batch.progress.insert(stream, after);
+        self.gathered.entries += 1;
+        Ok(())
+    }
+
+    fn take_writes(&mut self, stream: StreamId, entry: &Entry, map: &RangeMap) -> Result<(), FeedFault> {
+        let commit = Timestamp(entry.timestamp);
+        let lsn = entry.lsn;
+        // The payload's memory is shared by all keys and values in it.
+        let set = WriteSet::decode(entry.payload.clone())
+            .map_err(|error| FeedFault::Broken(format!("stream {stream}: entry {lsn}: {error}")))?;
+        let mut versions = Vec::with_capacity(set.writes.len());
+        for write in set.writes {
+            let key = Key(write.key);
+            if let Some(range) = map.lookup(&key)
+                && self.promised.closed(range.id) >= commit
+            {
+                return Err(FeedFault::Violation(format!(
+                    "entry {lsn} of epoch {} of stream {stream} wrote {key} at {commit}, but range {} was closed \
+                     through {}",
+                    Epoch(entry.epoch),
+                    range.id,
+                    self.promised.closed(range.id)
+                )));
+            }
+            versions.push(VersionWrite {
+                key,
+                timestamp: commit,
+                value: write.value,
+            });
+        }
+        self.gathered.bytes += entry.payload.len();
+        self.gathered.batch.versions.append(&mut versions);
+        Ok(())
+    }
+
+    fn take_closure(&mut self, closure: &Closure) -> Result<(), FeedFault> {
+        // R14 is the journal node's to keep; a closure that runs ahead of it would let reads miss writes.
+        for after in &closure.after {
+            if self.lsn(StreamId(after.stream)) < Lsn(after.lsn) {
+                return Err(FeedFault::Broken(format!(
+                    "the closure of range {} through {} came before entry {} of stream {} (R14)",
+                    RangeId(closure.range),
+                    closure.closed,
+                    after.lsn,
+                    StreamId(after.stream)
+                )));
+            }
+        }
+        let (range, x) = (RangeId(closure.range), Timestamp(closure.closed));
+        self.promised.close(range, x);
+        self.gathered.closures.push((range, x));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use meridian_rpc::internal::{FeedEntry, StreamLsn, WriteRecord};
+
+    fn entry(epoch: u64, lsn: u64, kind: Kind, timestamp: u64, keys: &[&'static str]) -> FeedEvent {
+        let writes = keys.iter().map(|key| WriteRecord {
+            key: Bytes::from_static(key.as_bytes()),
+            value: Some(Bytes::from_static(b"v")),
+        });
+        let payload = WriteSet {
+            writes: writes.collect(),
+        }
+        .encode_to_vec()
+        .into();
+        let entry = Entry {
+            epoch,
+            lsn,
+            kind: kind as i32,
+            timestamp,
+            txn: Bytes::new(),
+            payload,
+        };
+        FeedEvent {
+            event: Some(Event::Entry(FeedEntry {
+                stream: 1,
+                entry: Some(entry),
+            })),
+        }
+    }
+
+    fn closure(closed: u64, after: u64) -> FeedEvent {
+        let after = vec![StreamLsn {
+            stream: 1,
+            lsn: after,
+        }];
+        FeedEvent {
+            event: Some(Event::Closure(Closure {
+                range: 1,
+                epoch: 1,
+                closed,
+                after,
+            })),
+        }
+    }
+
+    fn intake() -> (Intake, RangeMap) {
+        (Intake::new(BTreeMap::new()), RangeMap::single(vec![]))
+    }
+
+    fn is_broken(result: Result<(), FeedFault>) -> bool {
+        matches!(result, Err(FeedFault::Broken(_)))
+    }
+
+    #[test]
+    fn entries_are_taken_in_order_and_every_kind_moves_the_position() {
+        let (mut intake, map) = intake();
+        intake.take(entry(1, 1, Kind::Opened, 0, &[]), &map).unwrap();
+        intake
+            .take(entry(1, 2, Kind::Commit, 10, &["a", "b"]), &map)
+            .unwrap();
+        intake
+            .take(entry(1, 2, Kind::Commit, 10, &["a", "b"]), &map)
+            .unwrap();
+        intake.take(entry(2, 3, Kind::Lease, 99, &[]), &map).unwrap();
+        let gathered = intake.drain();
+        assert_eq!(
+            (gathered.batch.versions.len(), gathered.entries),
+            (2, 3),
+            "fed again is applied once"
+        );
+        let expected = Progress {
+            position: Position::new(2, 3),
+            last_commit: Timestamp(10),
+        };
+        assert_eq!(gathered.batch.progress, [(StreamId(1), expected)].into());
+        assert!(intake.drain().batch.is_empty());
+    }
+
+    #[test]
+    fn a_gap_a_falling_commit_and_an_unknown_kind_are_never_skipped() {
+        let (mut intake, map) = intake();
+        intake.take(entry(3, 1, Kind::Commit, 10, &["a"]), &map).unwrap();
+        assert!(
+            is_broken(intake.take(entry(3, 3, Kind::Commit, 20, &["a"]), &map)),
+            "gap"
+        );
+        assert!(
+            is_broken(intake.take(entry(2, 2, Kind::Commit, 20, &["a"]), &map)),
+            "epoch falls"
+        );
+        assert!(
+            is_broken(intake.take(entry(3, 2, Kind::Commit, 10, &["a"]), &map)),
+            "I3"
+        );
+        assert!(
+            is_broken(intake.take(entry(3, 2, Kind::Unspecified, 20, &["a"]), &map)),
+            "kind"
+        );
+        assert!(is_broken(intake.take(FeedEvent { event: None }, &map)), "nothing");
+        let mut garbled = entry(3, 2, Kind::Commit, 20, &["a"]);
+        if let Some(Event::Entry(FeedEntry {
+            entry: Some(entry), ..
+        })) = &mut garbled.event
+        {
+            entry.payload = Bytes::from_static(b"\xff\xff");
+        }
+        assert!(is_broken(intake.take(garbled, &map)), "payload");
+        assert_eq!(intake.lsn(StreamId(1)), Lsn(1));
+        assert_eq!(intake.drain().batch.versions.len(), 1);
+        intake.take(entry(3, 2, Kind::Commit, 11, &["a"]), &map).unwrap();
+    }
+
+    #[test]
+    fn a_write_at_or_below_a_closed_timestamp_is_a_violation() {
+        let (mut intake, map) = intake();
+        intake.take(closure(10, 0), &map).unwrap();
+        let late = intake.take(entry(1, 1, Kind::Commit, 10, &["a"]), &map);
+        assert!(matches!(late, Err(FeedFault::Violation(_))), "{late:?}");
+        intake.take(entry(1, 1, Kind::Commit, 11, &["a"]), &map).unwrap();
+    }
+
+    #[test]
+    fn a_closure_that_overtakes_what_it_depends_on_is_refused() {
+        let (mut intake, map) = intake();
+        assert!(is_broken(intake.take(closure(10, 1), &map)));
+        assert!(intake.drain().closures.is_empty());
+        intake.take(entry(1, 1, Kind::Commit, 9, &["a"]), &map).unwrap();
+        intake.take(closure(10, 1), &map).unwrap();
+        assert_eq!(intake.drain().closures, [(RangeId(1), Timestamp(10))]);
+    }
+}

@@ -1,0 +1,29 @@
+//! Storage nodes: versions of keys, rebuilt from the journal, read at timestamps.
+//!
+//! | module | does |
+//! |---|---|
+//! | `applier`, `intake` | follows the journal's feed; checks, gathers and applies it (R14, I3, I6) |
+//! | [`store`] | keeps the versions, in sled or in memory |
+//! | `reads` | answers: waits for closures (R5), evaluates (R6), waits for the clock (R4) |
+//! | `closer` | asks the owners to close ranges for the reads that wait (R15) |
+//! | `retention` | drops what nobody can read any more |
+//!
+//! Invariant: a storage node is no part of durability. All that it holds can be lost and is read from the
+//! journal again.
+//! Invariant: it knows nothing of adjudicators but `CloseThrough`.
+#![forbid(unsafe_code)]
+
+mod applier;
+mod closer;
+mod config;
+mod error;
+mod intake;
+mod reads;
+mod retention;
+mod service;
+mod shared;
+pub mod store;
+
+pub use config::Config;
+pub use error::{FeedFault, StoreError};
+pub use service::{run, start, start_with_store};

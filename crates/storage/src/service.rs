@@ -1,0 +1,236 @@
+//! A running storage node: its tasks, its RPCs, its status.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use meridian_rpc::internal::storage_server::StorageServer;
+use meridian_rpc::owner::Owners;
+use meridian_rpc::v1::{AppliedStatus, ServiceStatus};
+use meridian_rpc::{Env, Listener, Service, ServiceFailure, Started};
+use meridian_types::{NodeName, limits};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::RoutesBuilder;
+
+use crate::applier::Applier;
+use crate::closer::Closer;
+use crate::config::Config;
+use crate::error::StoreError;
+use crate::reads::Reads;
+use crate::retention::Retention;
+use crate::shared::Shared;
+use crate::store::{SledStore, VersionStore};
+
+const ROLE: &str = "storage";
+/// How long a predecessor in the same process or another may take to let go of the directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Starts a storage node on the versions in `config.data_dir`, and returns once they are open; it then
+/// catches up with the journal by itself. `journals` are the journal nodes, the nearest first.
+pub async fn start(
+    config: Config,
+    env: Env,
+    owners: Owners,
+    journals: Vec<NodeName>,
+    shutdown: CancellationToken,
+) -> Result<Started, ServiceFailure> {
+    config.check().map_err(failure)?;
+    let store = open(&config, &shutdown).await.map_err(failure)?;
+    start_with_store(config, env, owners, journals, Arc::new(store), shutdown)
+}
+
+/// Starts a storage node on a store of the caller's (a [`crate::store::MemoryStore`] in simulations).
+pub fn start_with_store(
+    config: Config,
+    env: Env,
+    owners: Owners,
+    journals: Vec<NodeName>,
+    store: Arc<dyn VersionStore>,
+    shutdown: CancellationToken,
+) -> Result<Started, ServiceFailure> {
+    config.check().map_err(failure)?;
+    let own = shutdown.child_token();
+    let shared = Arc::new(Shared::new(config, &env, owners, store, own).map_err(failure)?);
+    let applier = Applier::new(shared.clone(), env.clone(), journals).map_err(failure)?;
+    let mut workers = JoinSet::new();
+    workers.spawn(applier.run());
+    workers.spawn(Closer::new(shared.clone(), env).run());
+    workers.spawn(Retention::new(shared.clone()).run());
+    let reads = Reads {
+        shared: shared.clone(),
+        tasks: TaskTracker::new(),
+    };
+    let stopped = tokio::spawn(supervise(shared, workers, reads.tasks.clone()));
+    Ok(Started {
+        service: Arc::new(StorageService { reads }),
+        stopped,
+    })
+}
+
+/// Ends after all tasks of the node. A task that dies (the store panicked, say) ends the others: a node that
+/// answers reads but applies nothing, or the other way round, would only look alive.
+async fn supervise(
+    shared: Arc<Shared>,
+    mut workers: JoinSet<()>,
+    connections: TaskTracker,
+) -> Result<(), ServiceFailure> {
+    while let Some(ended) = workers.join_next().await {
+        if let Err(error) = ended {
+            shared.fail(format!("a task of the node died: {error}"));
+        }
+    }
+    connections.close();
+    connections.wait().await;
+    let flushed = shared.store.flush();
+    match (shared.failure(), flushed) {
+        (Some(why), _) => Err(failure(why)),
+        (None, Err(error)) => Err(failure(error)),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+/// Starts a storage node and serves it alone on `listener`, until `shutdown` is cancelled or the node cannot
+/// go on.
+pub async fn run(
+    config: Config,
+    env: Env,
+    listener: Listener,
+    owners: Owners,
+    journals: Vec<NodeName>,
+    shutdown: CancellationToken,
+) -> Result<(), ServiceFailure> {
+    let own = shutdown.child_token();
+    let started = start(config, env, owners, journals, own.clone()).await?;
+    let mut routes = RoutesBuilder::default();
+    started.service.register(&mut routes);
+    let serving = meridian_rpc::serve(listener, routes.routes(), own.clone());
+    let mut stopped = started.stopped;
+    let (served, ended) = tokio::select! {
+        biased;
+        ended = &mut stopped => (Ok(()), ended),
+        served = serving => {
+            own.cancel();
+            (served, stopped.await)
+        }
+    };
+    own.cancel();
+    ended.map_err(failure)??;
+    served.map_err(failure)
+}
+
+async fn open(config: &Config, shutdown: &CancellationToken) -> Result<SledStore, StoreError> {
+    let dir: &Path = &config.data_dir;
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match SledStore::open(dir, config.cache_bytes, config.flush_interval_ms) {
+            Err(StoreError::Locked { .. }) if !patience.is_zero() && !shutdown.is_cancelled() => {
+                patience = patience.saturating_sub(LOCK_PAUSE);
+                sleep(LOCK_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn failure(what: impl ToString) -> ServiceFailure {
+    ServiceFailure {
+        role: ROLE,
+        what: what.to_string(),
+    }
+}
+
+struct StorageService {
+    reads: Reads,
+}
+
+impl StorageService {
+    fn state(&self) -> String {
+        let shared = &self.reads.shared;
+        if let Some(why) = shared.failure() {
+            return format!("failed: {why}");
+        }
+        if shared.shutdown.is_cancelled() {
+            return "stopping".to_owned();
+        }
+        match self.is_ready() {
+            true => "ready".to_owned(),
+            false => "no journal node feeds it".to_owned(),
+        }
+    }
+}
+
+impl Service for StorageService {
+    fn role(&self) -> &'static str {
+        ROLE
+    }
+
+    fn register(&self, routes: &mut RoutesBuilder) {
+        let server = StorageServer::new(self.reads.clone())
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        routes.add_service(server);
+    }
+
+    fn status(&self) -> ServiceStatus {
+        let shared = &self.reads.shared;
+        let map = shared.owners.map();
+        let lsns = shared.applied();
+        // The streams of the map, and those that were followed under an earlier one.
+        let streams: BTreeSet<_> = map
+            .entries
+            .iter()
+            .map(|range| range.stream)
+            .chain(lsns.keys().copied())
+            .collect();
+        let applied = streams.into_iter().map(|stream| AppliedStatus {
+            stream: stream.0,
+            applied_lsn: lsns.get(&stream).map_or(0, |lsn| lsn.0),
+            closed: map.by_stream(stream).map_or(0, |range| shared.closed(range.id).0),
+        });
+        let figures = &shared.figures;
+        let counters = [
+            ("entries_applied", &figures.entries_applied),
+            ("versions_applied", &figures.versions_applied),
+            ("versions_dropped", &figures.versions_dropped),
+            ("feeds_opened", &figures.feeds_opened),
+            ("closes_asked", &figures.closes_asked),
+            ("reads", &figures.reads),
+            ("reads_waited", &figures.reads_waited),
+            ("reads_refused", &figures.reads_refused),
+            ("reads_timed_out", &figures.reads_timed_out),
+            ("disk_bytes", &figures.disk_bytes),
+        ];
+        let counters = counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));
+        let levels = [
+            ("horizon", shared.horizon().0),
+            ("cache_bytes", shared.config.cache_bytes),
+            ("reads_open", figures.reads_open.load(Ordering::Relaxed) as u64),
+            (
+                "read_bytes_open",
+                figures.read_bytes_open.load(Ordering::Relaxed) as u64,
+            ),
+        ];
+        let figures = counters
+            .into_iter()
+            .chain(levels)
+            .map(|(name, value)| (name.to_owned(), value));
+        ServiceStatus {
+            role: ROLE.to_owned(),
+            state: self.state(),
+            applied: applied.collect(),
+            figures: figures.collect(),
+            ..ServiceStatus::default()
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let shared = &self.reads.shared;
+        !shared.shutdown.is_cancelled() && shared.figures.feed_connected.load(Ordering::Relaxed)
+    }
+}

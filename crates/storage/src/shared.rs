@@ -1,0 +1,255 @@
+//! What the tasks of one storage node share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_clock::SharedClock;
+use meridian_protocol::closing::ClosedMap;
+use meridian_protocol::visibility::SnapshotTooOld;
+use meridian_rpc::owner::Owners;
+use meridian_rpc::{Env, KvError};
+use meridian_types::{Lsn, NodeName, RangeId, StreamId, Timestamp};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::StoreError;
+use crate::store::VersionStore;
+
+/// When an overloaded node wants to be asked again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// One node's state. The store and the clock answer for themselves; everything else here is small.
+pub(crate) struct Shared {
+    pub config: Config,
+    pub node: NodeName,
+    pub clock: SharedClock,
+    pub owners: Owners,
+    pub store: Arc<dyn VersionStore>,
+    /// R5: raised by the applier only, after everything that the closure depends on was applied.
+    pub closed: watch::Sender<ClosedMap>,
+    pub wants: Wants,
+    pub figures: Figures,
+    /// Ends all tasks of the node.
+    pub shutdown: CancellationToken,
+    /// No read below this is answered (R6). Raised before anything is dropped under it.
+    horizon: AtomicU64,
+    /// Up to when the owners said that they have closed, since the feed was last opened.
+    announced: Mutex<ClosedMap>,
+    /// How far the applier has come, for status.
+    applied: Mutex<BTreeMap<StreamId, Lsn>>,
+    /// The first reason why the node cannot go on.
+    failure: Mutex<Option<String>>,
+}
+
+/// Counters, for status.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub feed_connected: AtomicBool,
+    pub entries_applied: AtomicU64,
+    pub versions_applied: AtomicU64,
+    pub versions_dropped: AtomicU64,
+    pub feeds_opened: AtomicU64,
+    pub closes_asked: AtomicU64,
+    pub reads: AtomicU64,
+    pub reads_waited: AtomicU64,
+    pub reads_refused: AtomicU64,
+    pub reads_timed_out: AtomicU64,
+    pub disk_bytes: AtomicU64,
+    /// Reads and bytes of requests that are under way or waiting.
+    pub reads_open: AtomicUsize,
+    pub read_bytes_open: AtomicUsize,
+}
+
+impl Figures {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub fn new(
+        config: Config,
+        env: &Env,
+        owners: Owners,
+        store: Arc<dyn VersionStore>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        let horizon = store.horizon()?;
+        let applied = store
+            .progress()?
+            .into_iter()
+            .map(|(stream, progress)| (stream, progress.position.lsn));
+        let applied = applied.collect();
+        Ok(Self {
+            config,
+            node: env.node.clone(),
+            clock: env.clock.clone(),
+            owners,
+            store,
+            closed: watch::Sender::new(ClosedMap::new()),
+            wants: Wants::default(),
+            figures: Figures::default(),
+            shutdown,
+            horizon: AtomicU64::new(horizon.0),
+            announced: Mutex::default(),
+            applied: Mutex::new(applied),
+            failure: Mutex::default(),
+        })
+    }
+
+    /// Up to when a range is complete here.
+    pub fn closed(&self, range: RangeId) -> Timestamp {
+        self.closed.borrow().closed(range)
+    }
+
+    /// The retention horizon in force.
+    pub fn horizon(&self) -> Timestamp {
+        Timestamp(self.horizon.load(Ordering::SeqCst))
+    }
+
+    /// Puts a horizon in force.
+    pub fn raise_horizon(&self, to: Timestamp) {
+        self.horizon.fetch_max(to.0, Ordering::SeqCst);
+    }
+
+    /// R6, asked before a read and again after it was evaluated: retention may have dropped meanwhile what it
+    /// should see.
+    pub fn admit(&self, at: Timestamp) -> Result<(), KvError> {
+        let horizon = meridian_protocol::visibility::Horizon::new(self.horizon());
+        horizon
+            .admit(at)
+            .map_err(|SnapshotTooOld { horizon, .. }| KvError::SnapshotTooOld { min_start: horizon })
+    }
+
+    /// An owner says that it has closed a range.
+    pub fn announce(&self, range: RangeId, closed: Timestamp) {
+        lock(&self.announced).close(range, closed);
+    }
+
+    /// Whether an owner has closed a range further than this node knows.
+    pub fn is_behind(&self) -> bool {
+        let announced = lock(&self.announced);
+        let closed = self.closed.borrow();
+        let map = self.owners.map();
+        map.entries
+            .iter()
+            .any(|range| announced.closed(range.id) > closed.closed(range.id))
+    }
+
+    /// A feed was opened: what was announced before may have been lost with the one before it.
+    pub fn forget_announced(&self) {
+        *lock(&self.announced) = ClosedMap::new();
+    }
+
+    /// How far each stream was applied.
+    pub fn applied(&self) -> BTreeMap<StreamId, Lsn> {
+        lock(&self.applied).clone()
+    }
+
+    pub fn note_applied(&self, stream: StreamId, lsn: Lsn) {
+        lock(&self.applied).insert(stream, lsn);
+    }
+
+    /// The node cannot go on: keeps the first reason and ends all tasks.
+    pub fn fail(&self, why: String) {
+        let mut failure = lock(&self.failure);
+        if failure.is_none() {
+            tracing::error!(node = %self.node, why, "storage node stops");
+            *failure = Some(why);
+        }
+        drop(failure);
+        self.shutdown.cancel();
+    }
+
+    /// Why the node could not go on.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// What a read is told when the store failed under it; also stops the node, which would fail at the next
+    /// one too.
+    pub fn store_failed(&self, error: &StoreError) -> KvError {
+        self.fail(error.to_string());
+        KvError::unavailable(format!("storage node {} has failed", self.node))
+    }
+
+    /// A place for one read of `bytes`, or OVERLOADED.
+    pub fn ticket(self: &Arc<Self>, bytes: usize) -> Result<Ticket, KvError> {
+        let ticket = Ticket {
+            shared: self.clone(),
+            bytes,
+        };
+        let reads = self.figures.reads_open.fetch_add(1, Ordering::Relaxed) + 1;
+        let open_bytes = self.figures.read_bytes_open.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if reads <= self.config.max_reads && open_bytes <= self.config.max_read_bytes {
+            return Ok(ticket);
+        }
+        Figures::add(&self.figures.reads_refused, 1);
+        let what = format!(
+            "storage node {} has {reads} reads of {open_bytes} bytes to answer",
+            self.node
+        );
+        Err(KvError::overloaded(what, RETRY_AFTER))
+    }
+}
+
+/// One read's place among those that the node works on.
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let figures = &self.shared.figures;
+        figures.reads_open.fetch_sub(1, Ordering::Relaxed);
+        figures.read_bytes_open.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What reads wait for, per range: shared by all of them, so that one request closes for all.
+#[derive(Default)]
+pub(crate) struct Wants {
+    wants: Mutex<BTreeMap<RangeId, Want>>,
+    pub changed: Notify,
+}
+
+/// A timestamp through which a range should be closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// The highest that any read waits for.
+    pub at: Timestamp,
+    /// Nobody waits longer.
+    pub until: Instant,
+}
+
+impl Wants {
+    /// A read waits until `until` for the range to be closed through `at`.
+    pub fn add(&self, range: RangeId, at: Timestamp, until: Instant) {
+        let mut wants = lock(&self.wants);
+        let want = wants.entry(range).or_insert(Want { at, until });
+        let is_news = want.at <= at;
+        want.at = want.at.max(at);
+        want.until = want.until.max(until);
+        drop(wants);
+        if is_news {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What is still wanted: drops what is closed by now or given up.
+    pub fn open(&self, closed: &ClosedMap) -> BTreeMap<RangeId, Want> {
+        let now = Instant::now();
+        let mut wants = lock(&self.wants);
+        wants.retain(|range, want| want.at > closed.closed(*range) && want.until > now);
+        wants.clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

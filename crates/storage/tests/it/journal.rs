@@ -1,0 +1,207 @@
+//! A journal that is told what to feed.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures::Stream;
+use meridian_protocol::closing::{Closure, FeedGate};
+use meridian_rpc::internal::feed_event::Event;
+use meridian_rpc::internal::journal_server::Journal;
+use meridian_rpc::internal::{
+    AppendBatch, AppendReplyBatch, Closure as ClosureMessage, Entry, FeedBatch, FeedEntry, FeedEvent,
+    FeedRequest, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
+    StreamLsn,
+};
+use meridian_types::{Epoch, Lsn, RangeId, StreamId, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// One thing that happened, in order: entries are of stream 1.
+#[derive(Clone)]
+pub enum Fact {
+    Entry(Entry),
+    Closed { range: u64, x: u64, after: u64 },
+}
+
+/// What all nodes of the journal hold.
+#[derive(Clone, Default)]
+pub struct Log {
+    facts: Arc<Mutex<Vec<Fact>>>,
+    length: Arc<watch::Sender<usize>>,
+}
+
+impl Log {
+    pub fn push(&self, fact: Fact) {
+        let mut facts = self.facts.lock().unwrap();
+        facts.push(fact);
+        self.length.send_replace(facts.len());
+    }
+
+    pub fn last_lsn(&self) -> u64 {
+        let facts = self.facts.lock().unwrap();
+        let lsns = facts.iter().map(|fact| match fact {
+            Fact::Entry(entry) => entry.lsn,
+            Fact::Closed { .. } => 0,
+        });
+        lsns.max().unwrap_or(0)
+    }
+
+    fn get(&self, index: usize) -> Option<Fact> {
+        self.facts.lock().unwrap().get(index).cloned()
+    }
+}
+
+/// What a node does to its subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Well,
+    /// Feeds nothing, without a word.
+    Silent,
+    /// Refuses, and ends what is open.
+    Down,
+    /// Leaves the entry with this lsn out.
+    Skips(u64),
+}
+
+/// One journal node.
+#[derive(Clone)]
+pub struct FakeJournal {
+    pub log: Log,
+    pub mood: Arc<watch::Sender<Mood>>,
+    /// What subscribers asked for: their `after_lsn`.
+    pub subscriptions: Arc<Mutex<Vec<u64>>>,
+}
+
+impl FakeJournal {
+    pub fn new(log: Log) -> Self {
+        Self {
+            log,
+            mood: Arc::new(watch::Sender::new(Mood::Well)),
+            subscriptions: Arc::default(),
+        }
+    }
+
+    pub fn subscriptions(&self) -> Vec<u64> {
+        self.subscriptions.lock().unwrap().clone()
+    }
+
+    async fn feed_to(self, after: u64, out: mpsc::Sender<Result<FeedBatch, Status>>) {
+        let mut gate = FeedGate::new([(StreamId(1), Lsn(after))]);
+        let mut length = self.log.length.subscribe();
+        let mut mood = self.mood.subscribe();
+        let mut next = 0;
+        loop {
+            let current = *mood.borrow_and_update();
+            if current == Mood::Down {
+                let _ = out.send(Err(Status::unavailable("journal node goes down"))).await;
+                return;
+            }
+            length.borrow_and_update();
+            let mut events = Vec::new();
+            while current != Mood::Silent
+                && let Some(fact) = self.log.get(next)
+            {
+                next += 1;
+                events.extend(pass(&mut gate, fact, after, current));
+            }
+            if !events.is_empty() && out.send(Ok(FeedBatch { events })).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                _ = length.changed() => {}
+                _ = mood.changed() => {}
+                () = out.closed() => return,
+            }
+        }
+    }
+}
+
+fn pass(gate: &mut FeedGate, fact: Fact, after: u64, mood: Mood) -> Vec<FeedEvent> {
+    let passed = match fact {
+        Fact::Entry(entry) if entry.lsn <= after || mood == Mood::Skips(entry.lsn) => return vec![],
+        Fact::Entry(entry) => {
+            let lsn = Lsn(entry.lsn);
+            let event = Event::Entry(FeedEntry {
+                stream: 1,
+                entry: Some(entry),
+            });
+            let closures = gate.on_sent(StreamId(1), lsn).into_iter().map(closure_event);
+            return std::iter::once(FeedEvent { event: Some(event) })
+                .chain(closures)
+                .collect();
+        }
+        Fact::Closed { range, x, after } => gate.offer(Closure {
+            range: RangeId(range),
+            epoch: Epoch(1),
+            x: Timestamp(x),
+            after: vec![(StreamId(1), Lsn(after))],
+        }),
+    };
+    passed.into_iter().map(closure_event).collect()
+}
+
+fn closure_event(closure: Closure) -> FeedEvent {
+    let after = closure.after.iter().map(|(stream, lsn)| StreamLsn {
+        stream: stream.0,
+        lsn: lsn.0,
+    });
+    let closure = ClosureMessage {
+        range: closure.range.0,
+        epoch: closure.epoch.0,
+        closed: closure.x.0,
+        after: after.collect(),
+    };
+    FeedEvent {
+        event: Some(Event::Closure(closure)),
+    }
+}
+
+fn not_played<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("not played in these tests"))
+}
+
+#[tonic::async_trait]
+impl Journal for FakeJournal {
+    type AppendStream = Messages<AppendReplyBatch>;
+    type ReadStream = Messages<ReadResponse>;
+    type FeedStream = ReceiverStream<Result<FeedBatch, Status>>;
+
+    async fn feed(&self, request: Request<FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
+        let after = request
+            .into_inner()
+            .streams
+            .iter()
+            .find(|start| start.stream == 1)
+            .unwrap()
+            .after_lsn;
+        if *self.mood.borrow() == Mood::Down {
+            return Err(Status::unavailable("journal node is down"));
+        }
+        self.subscriptions.lock().unwrap().push(after);
+        let (out, feed) = mpsc::channel(16);
+        tokio::spawn(self.clone().feed_to(after, out));
+        Ok(Response::new(ReceiverStream::new(feed)))
+    }
+
+    async fn fence(&self, _: Request<FenceRequest>) -> Result<Response<FenceResponse>, Status> {
+        not_played()
+    }
+
+    async fn state(&self, _: Request<StateRequest>) -> Result<Response<StateResponse>, Status> {
+        not_played()
+    }
+
+    async fn append(
+        &self,
+        _: Request<Streaming<AppendBatch>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        not_played()
+    }
+
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        not_played()
+    }
+}

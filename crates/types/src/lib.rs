@@ -1,0 +1,18 @@
+//! The nouns of Meridian: keys, key ranges, timestamps, identifiers and limits.
+//!
+//! Everything here is a plain value. Nothing in this crate performs I/O, reads a clock or
+//! draws a random number, and it knows no other crate of the project.
+#![forbid(unsafe_code)]
+
+mod id;
+mod key;
+pub mod limits;
+mod range_map;
+mod time;
+
+pub use id::{
+    Attempt, ClusterId, CommitToken, DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, TxnId,
+};
+pub use key::{Key, KeyRange, Write};
+pub use range_map::{RangeMap, RangeMapEntry};
+pub use time::{Interval, Timestamp, TimestampOverflow};

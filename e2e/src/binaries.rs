@@ -19,7 +19,11 @@ fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
         let test = std::env::current_exe().expect("the path of the running test");
-        let directory = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned();
+        let directory = test
+            .parent()
+            .and_then(Path::parent)
+            .expect("target/PROFILE/deps/TEST")
+            .to_owned();
         build(&directory);
         directory
     })
@@ -27,7 +31,9 @@ fn directory() -> &'static Path {
 
 fn build(directory: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", "meridian", "-p", "kv-cli"]);
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "-p", "meridian", "-p", "kv-cli"]);
     if directory.file_name().is_some_and(|profile| profile == "release") {
         cargo.arg("--release");
     }

@@ -29,7 +29,13 @@ pub struct Layout {
 impl Default for Layout {
     /// The cluster of `deploy/local`, with a second router.
     fn default() -> Self {
-        Self { journals: 3, adjudicators: 2, storages: 2, queries: 2, routers: 2 }
+        Self {
+            journals: 3,
+            adjudicators: 2,
+            storages: 2,
+            queries: 2,
+            routers: 2,
+        }
     }
 }
 
@@ -47,15 +53,31 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 impl Cluster {
     /// Creates a new cluster and starts all of its processes.
     pub async fn start(layout: Layout) -> Self {
-        let directory = tempfile::Builder::new().prefix("meridian-e2e-").tempdir().expect("a directory");
+        let directory = tempfile::Builder::new()
+            .prefix("meridian-e2e-")
+            .tempdir()
+            .expect("a directory");
         let config = directory.path().join("cluster.toml");
         let (text, names, routers) = configuration(directory.path(), layout);
         fs::write(&config, text).expect("the configuration is written");
-        let init = Command::new(crate::meridian()).arg("init").arg("--config").arg(&config).output();
+        let init = Command::new(crate::meridian())
+            .arg("init")
+            .arg("--config")
+            .arg(&config)
+            .output();
         let init = init.expect("meridian init runs");
-        assert!(init.status.success(), "init failed: {}", String::from_utf8_lossy(&init.stderr));
+        assert!(
+            init.status.success(),
+            "init failed: {}",
+            String::from_utf8_lossy(&init.stderr)
+        );
         let processes = names.into_iter().map(|name| (name, None)).collect();
-        let mut cluster = Self { directory: Some(directory), config, processes, routers };
+        let mut cluster = Self {
+            directory: Some(directory),
+            config,
+            processes,
+            routers,
+        };
         cluster.start_all();
         cluster.wait_until_writable().await;
         cluster
@@ -78,7 +100,9 @@ impl Cluster {
 
     /// A client that knows all routers.
     pub async fn client(&self) -> Client {
-        Client::connect(self.routers.clone()).await.expect("a router answers")
+        Client::connect(self.routers.clone())
+            .await
+            .expect("a router answers")
     }
 
     /// Starts every process that is not running.
@@ -96,8 +120,17 @@ impl Cluster {
                 return;
             }
         }
-        let log = self.directory.as_ref().expect("the cluster is there").path().join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(log).expect("a log file");
+        let log = self
+            .directory
+            .as_ref()
+            .expect("the cluster is there")
+            .path()
+            .join(format!("{name}.log"));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file");
         let child = Command::new(crate::meridian())
             .arg("serve")
             .arg("--config")
@@ -142,7 +175,11 @@ impl Cluster {
     /// SIGTERM, and the exit code.
     pub async fn stop(&mut self, name: &str) -> Option<i32> {
         self.signal(name, "-TERM");
-        let mut child = self.processes.get_mut(name).and_then(Option::take).expect("the process runs");
+        let mut child = self
+            .processes
+            .get_mut(name)
+            .and_then(Option::take)
+            .expect("the process runs");
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(status) = child.try_wait().expect("the process can be asked") {
@@ -154,8 +191,14 @@ impl Cluster {
     }
 
     fn signal(&self, name: &str, signal: &str) {
-        let child = self.processes.get(name).and_then(Option::as_ref).expect("the process runs");
-        let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        let child = self
+            .processes
+            .get(name)
+            .and_then(Option::as_ref)
+            .expect("the process runs");
+        let status = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
         assert!(status.expect("kill runs").success());
     }
 
@@ -163,7 +206,12 @@ impl Cluster {
     pub async fn wait_until_writable(&self) {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let attempt = async { Client::connect(self.routers.clone()).await?.put("e2e/started", "yes").await };
+            let attempt = async {
+                Client::connect(self.routers.clone())
+                    .await?
+                    .put("e2e/started", "yes")
+                    .await
+            };
             match tokio::time::timeout(Duration::from_secs(10), attempt).await {
                 Ok(Ok(_)) => return,
                 other => assert!(Instant::now() < deadline, "the cluster does not start: {other:?}"),
@@ -182,7 +230,10 @@ impl Drop for Cluster {
         }
         if std::thread::panicking() {
             if let Some(directory) = self.directory.take() {
-                eprintln!("the cluster's files and logs stay in {}", directory.keep().display());
+                eprintln!(
+                    "the cluster's files and logs stay in {}",
+                    directory.keep().display()
+                );
             }
         }
     }
@@ -209,7 +260,7 @@ fn configuration(directory: &Path, layout: Layout) -> (String, Vec<String>, Vec<
             let data = directory.join(&name);
             writeln!(
                 text,
-                "\n[[node]]\nname = \"{name}\"\naddress = \"{address}\"\nroles = [\"{role}\"]\ndata_dir = \"{}\"",
+                "\n[[node]]\nname = \"{name}\"\naddress = \"{address}\"\nroles = [\"{role}\"]\ndata_dir = \"{}\"\nclock = {{ source = \"fixed\", bound_us = 50 }}",
                 data.display()
             )
             .expect("writing to a string");

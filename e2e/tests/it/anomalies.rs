@@ -1,13 +1,17 @@
 //! The anomalies of isolation, each named for what would go wrong.
 
 use meridian_client::{Client, Isolation, KvError, Row, ScanOptions, Transaction, TxnOptions};
-use meridian_types::KeyRange;
 use meridian_e2e::{Cluster, Layout};
+use meridian_types::KeyRange;
 
 /// One cluster for all of them: each uses keys of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anomalies() {
-    let cluster = Cluster::start(Layout { routers: 1, ..Layout::default() }).await;
+    let cluster = Cluster::start(Layout {
+        routers: 1,
+        ..Layout::default()
+    })
+    .await;
     let client = cluster.client().await;
     lost_update(&client).await;
     write_skew_is_allowed_under_snapshot_isolation(&client).await;
@@ -22,11 +26,19 @@ async fn anomalies() {
 }
 
 async fn begin(client: &Client, isolation: Isolation) -> Transaction {
-    client.begin(TxnOptions { isolation, ..TxnOptions::default() }).await.expect("a transaction begins")
+    client
+        .begin(TxnOptions {
+            isolation,
+            ..TxnOptions::default()
+        })
+        .await
+        .expect("a transaction begins")
 }
 
 async fn rows(txn: &Transaction, prefix: &str) -> Vec<Row> {
-    let scan = txn.scan(KeyRange::prefix(prefix.into()), ScanOptions::default()).await;
+    let scan = txn
+        .scan(KeyRange::prefix(prefix.into()), ScanOptions::default())
+        .await;
     scan.expect("a scan begins").collect().await.expect("a scan ends")
 }
 
@@ -44,13 +56,22 @@ async fn lost_update(client: &Client) {
     client.put("lost/counter", "10").await.unwrap();
     let first = begin(client, Isolation::Snapshot).await;
     let second = begin(client, Isolation::Snapshot).await;
-    assert_eq!(first.get("lost/counter").await.unwrap().as_deref(), Some(&b"10"[..]));
-    assert_eq!(second.get("lost/counter").await.unwrap().as_deref(), Some(&b"10"[..]));
+    assert_eq!(
+        first.get("lost/counter").await.unwrap().as_deref(),
+        Some(&b"10"[..])
+    );
+    assert_eq!(
+        second.get("lost/counter").await.unwrap().as_deref(),
+        Some(&b"10"[..])
+    );
     first.put("lost/counter", "11").await.unwrap();
     second.put("lost/counter", "12").await.unwrap();
     first.commit().await.unwrap();
     assert_conflict(second.commit().await, "lost/counter");
-    assert_eq!(client.get("lost/counter").await.unwrap().as_deref(), Some(&b"11"[..]));
+    assert_eq!(
+        client.get("lost/counter").await.unwrap().as_deref(),
+        Some(&b"11"[..])
+    );
 }
 
 /// Two doctors on call, each signs off because the other one is there.
@@ -109,16 +130,29 @@ async fn read_your_writes(client: &Client) {
     let keys: Vec<_> = seen.iter().map(|row| row.key.to_string()).collect();
     assert_eq!(keys, ["own/a", "own/b"]);
     txn.rollback().await.unwrap();
-    assert_eq!(client.get("own/a").await.unwrap().as_deref(), Some(&b"old"[..]), "rolled back");
+    assert_eq!(
+        client.get("own/a").await.unwrap().as_deref(),
+        Some(&b"old"[..]),
+        "rolled back"
+    );
 }
 
 async fn non_repeatable_read(client: &Client) {
     client.put("repeat/key", "1").await.unwrap();
     let reader = begin(client, Isolation::Snapshot).await;
-    assert_eq!(reader.get("repeat/key").await.unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(
+        reader.get("repeat/key").await.unwrap().as_deref(),
+        Some(&b"1"[..])
+    );
     client.put("repeat/key", "2").await.unwrap();
-    assert_eq!(reader.get("repeat/key").await.unwrap().as_deref(), Some(&b"1"[..]));
-    reader.commit().await.expect("a transaction that only read never aborts");
+    assert_eq!(
+        reader.get("repeat/key").await.unwrap().as_deref(),
+        Some(&b"1"[..])
+    );
+    reader
+        .commit()
+        .await
+        .expect("a transaction that only read never aborts");
 }
 
 async fn phantom_under_the_snapshot(client: &Client) {
@@ -138,7 +172,10 @@ async fn phantom_is_refused_when_serializable(client: &Client) {
     let counter = begin(client, Isolation::Serializable).await;
     let seen = rows(&counter, "phantom2/").await;
     client.put("phantom2/b", "1").await.unwrap();
-    counter.put("phantom2-count", seen.len().to_string()).await.unwrap();
+    counter
+        .put("phantom2-count", seen.len().to_string())
+        .await
+        .unwrap();
     assert_conflict(counter.commit().await, "phantom2/b");
 }
 
@@ -146,8 +183,14 @@ async fn dirty_read(client: &Client) {
     client.put("dirty/key", "committed").await.unwrap();
     let writer = begin(client, Isolation::Snapshot).await;
     writer.put("dirty/key", "uncommitted").await.unwrap();
-    assert_eq!(writer.get("dirty/key").await.unwrap().as_deref(), Some(&b"uncommitted"[..]));
-    assert_eq!(client.get("dirty/key").await.unwrap().as_deref(), Some(&b"committed"[..]));
+    assert_eq!(
+        writer.get("dirty/key").await.unwrap().as_deref(),
+        Some(&b"uncommitted"[..])
+    );
+    assert_eq!(
+        client.get("dirty/key").await.unwrap().as_deref(),
+        Some(&b"committed"[..])
+    );
     writer.rollback().await.unwrap();
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use meridian_client::{Client, Error, ScanOptions, Transaction, TxnOptions};
+use meridian_client::{Client, Error, ScanOptions, Txn, TxnOptions};
 use meridian_e2e::{Cluster, Layout};
 use meridian_types::KeyRange;
 use rand::rngs::StdRng;
@@ -18,7 +18,9 @@ const CLIENTS: u64 = 32;
 
 /// How long the load lasts, in seconds: `MERIDIAN_BANK_SECONDS`, by default long enough for several kills.
 fn duration() -> Duration {
-    let seconds = std::env::var("MERIDIAN_BANK_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("MERIDIAN_BANK_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
@@ -48,9 +50,17 @@ async fn the_sum_never_changes_while_services_are_killed() {
     let snapshots = Arc::new(AtomicU64::new(0));
     let mut tellers = Vec::new();
     for number in 0..CLIENTS {
-        tellers.push(tokio::spawn(transfer_until(cluster.client().await, number, stop.clone())));
+        tellers.push(tokio::spawn(transfer_until(
+            cluster.client().await,
+            number,
+            stop.clone(),
+        )));
     }
-    let auditor = tokio::spawn(audit_until(cluster.client().await, stop.clone(), snapshots.clone()));
+    let auditor = tokio::spawn(audit_until(
+        cluster.client().await,
+        stop.clone(),
+        snapshots.clone(),
+    ));
 
     let kills = kill_at_random(&mut cluster, duration()).await;
     stop.store(true, Ordering::SeqCst);
@@ -83,7 +93,7 @@ fn account(number: u64) -> String {
 
 async fn open_accounts(client: &Client) {
     client
-        .transact(async |txn: &Transaction| {
+        .transact(|txn: Txn| async move {
             for number in 0..ACCOUNTS {
                 txn.put(account(number), OPENING_BALANCE.to_string()).await?;
             }
@@ -93,9 +103,12 @@ async fn open_accounts(client: &Client) {
         .expect("the accounts are opened");
 }
 
-async fn balance(txn: &Transaction, number: u64) -> Result<i64, Error> {
+async fn balance(txn: &Txn, number: u64) -> Result<i64, Error> {
     let value = txn.get(account(number)).await?.expect("the account exists");
-    Ok(std::str::from_utf8(&value).expect("digits").parse().expect("a number"))
+    Ok(std::str::from_utf8(&value)
+        .expect("digits")
+        .parse()
+        .expect("a number"))
 }
 
 async fn transfer_until(client: Client, number: u64, stop: Arc<AtomicBool>) -> Record {
@@ -108,15 +121,24 @@ async fn transfer_until(client: Client, number: u64, stop: Arc<AtomicBool>) -> R
         }
         let from = rng.random_range(0..ACCOUNTS);
         let to = (from + rng.random_range(1..ACCOUNTS)) % ACCOUNTS;
-        let transfer = Transfer { from, to, amount: rng.random_range(1..=5) };
+        let transfer = Transfer {
+            from,
+            to,
+            amount: rng.random_range(1..=5),
+        };
         let entry = format!("ledger/{number:02}/{count:08}");
         let result = client
-            .transact(async |txn: &Transaction| {
-                let (source, target) = (balance(txn, from).await?, balance(txn, to).await?);
-                txn.put(account(from), (source - transfer.amount).to_string()).await?;
-                txn.put(account(to), (target + transfer.amount).to_string()).await?;
-                txn.put(entry.clone(), format!("{from} {to} {}", transfer.amount)).await?;
-                Ok(())
+            .transact(|txn: Txn| {
+                let entry = entry.clone();
+                async move {
+                    let (source, target) = (balance(&txn, from).await?, balance(&txn, to).await?);
+                    txn.put(account(from), (source - transfer.amount).to_string())
+                        .await?;
+                    txn.put(account(to), (target + transfer.amount).to_string())
+                        .await?;
+                    txn.put(entry, format!("{from} {to} {}", transfer.amount)).await?;
+                    Ok(())
+                }
             })
             .await;
         match result {
@@ -138,10 +160,15 @@ async fn transfer_until(client: Client, number: u64, stop: Arc<AtomicBool>) -> R
 
 async fn sum(client: &Client) -> Result<i64, Error> {
     let txn = client.begin(TxnOptions::read_only()).await?;
-    let scan = txn.scan(KeyRange::prefix("account/".into()), ScanOptions::default()).await?;
+    let scan = txn
+        .scan(KeyRange::prefix("account/".into()), ScanOptions::default())
+        .await?;
     let rows = scan.collect().await?;
     assert_eq!(rows.len() as u64, ACCOUNTS);
-    Ok(rows.iter().map(|row| std::str::from_utf8(&row.value).unwrap().parse::<i64>().unwrap()).sum())
+    Ok(rows
+        .iter()
+        .map(|row| std::str::from_utf8(&row.value).unwrap().parse::<i64>().unwrap())
+        .sum())
 }
 
 async fn audit_until(client: Client, stop: Arc<AtomicBool>, snapshots: Arc<AtomicU64>) {
@@ -158,7 +185,11 @@ async fn audit_until(client: Client, stop: Arc<AtomicBool>, snapshots: Arc<Atomi
 /// down at a time: the rest is the quorum.
 async fn kill_at_random(cluster: &mut Cluster, duration: Duration) -> usize {
     let mut rng = StdRng::seed_from_u64(7);
-    let names: Vec<String> = cluster.nodes().into_iter().filter(|name| !name.starts_with("router")).collect();
+    let names: Vec<String> = cluster
+        .nodes()
+        .into_iter()
+        .filter(|name| !name.starts_with("router"))
+        .collect();
     let end = Instant::now() + duration;
     let mut kills = 0;
     while Instant::now() < end {
@@ -183,7 +214,10 @@ async fn check_ledger(client: &Client, record: &Record) {
     let ledger: BTreeMap<String, Vec<i64>> = ledger
         .iter()
         .map(|row| {
-            let numbers = std::str::from_utf8(&row.value).unwrap().split(' ').map(|n| n.parse().unwrap());
+            let numbers = std::str::from_utf8(&row.value)
+                .unwrap()
+                .split(' ')
+                .map(|n| n.parse().unwrap());
             (row.key.to_string(), numbers.collect())
         })
         .collect();
@@ -191,7 +225,11 @@ async fn check_ledger(client: &Client, record: &Record) {
     for (entry, numbers) in &ledger {
         balances[numbers[0] as usize] -= numbers[2];
         balances[numbers[1] as usize] += numbers[2];
-        assert!(!record.refused.contains_key(entry), "{entry} was refused ({}) and is there", record.refused[entry]);
+        assert!(
+            !record.refused.contains_key(entry),
+            "{entry} was refused ({}) and is there",
+            record.refused[entry]
+        );
         assert!(
             record.acknowledged.contains_key(entry) || record.unknown.contains_key(entry),
             "{entry} was never sent"
@@ -199,9 +237,18 @@ async fn check_ledger(client: &Client, record: &Record) {
     }
     for (entry, transfer) in &record.acknowledged {
         let expected = vec![transfer.from as i64, transfer.to as i64, transfer.amount];
-        assert_eq!(ledger.get(entry), Some(&expected), "{entry} was acknowledged and is lost");
+        assert_eq!(
+            ledger.get(entry),
+            Some(&expected),
+            "{entry} was acknowledged and is lost"
+        );
     }
     for (row, expected) in accounts.iter().zip(balances) {
-        assert_eq!(row.value, expected.to_string(), "{} does not follow from the ledger", row.key);
+        assert_eq!(
+            row.value,
+            expected.to_string(),
+            "{} does not follow from the ledger",
+            row.key
+        );
     }
 }

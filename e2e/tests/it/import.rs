@@ -12,7 +12,9 @@ const RECORDS: usize = 20_000;
 
 fn kv_cli(cluster: &Cluster) -> Command {
     let mut command = Command::new(meridian_e2e::kv_cli());
-    command.args(["--endpoint", &cluster.endpoints()[0]]).stdin(Stdio::null());
+    command
+        .args(["--endpoint", &cluster.endpoints()[0]])
+        .stdin(Stdio::null());
     command
 }
 
@@ -35,16 +37,30 @@ fn records(lines: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_survives_kill_9_of_everything() {
-    let mut cluster = Cluster::start(Layout { routers: 1, storages: 1, queries: 1, ..Layout::default() }).await;
+    let mut cluster = Cluster::start(Layout {
+        routers: 1,
+        storages: 1,
+        queries: 1,
+        ..Layout::default()
+    })
+    .await;
     let input = cluster.directory().join("input.jsonl");
     let mut lines = String::new();
     for number in 0..RECORDS {
-        let value = format!("value {number} with \\\"quotes\\\", ünïcode and some length {}", "x".repeat(number % 300));
+        let value = format!(
+            "value {number} with \\\"quotes\\\", ünïcode and some length {}",
+            "x".repeat(number % 300)
+        );
         writeln!(lines, r#"{{"key":"import/{number:06}","value":"{value}"}}"#).unwrap();
     }
     fs::write(&input, &lines).unwrap();
 
-    let import = kv_cli(&cluster).arg("import").arg(&input).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let import = kv_cli(&cluster)
+        .arg("import")
+        .arg(&input)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     let mut import = import.expect("kv-cli runs");
     tokio::time::sleep(Duration::from_millis(700)).await;
     cluster.kill_all();
@@ -54,8 +70,14 @@ async fn an_import_survives_kill_9_of_everything() {
 
     // What is there is a part of the input, and nothing else.
     let expected = records(&lines);
-    let partial = records(&stdout(kv_cli(&cluster).args(["export", "-", "--prefix", "import/"])));
-    assert!(partial.iter().all(|(key, value)| expected.get(key) == Some(value)));
+    let partial = records(&stdout(
+        kv_cli(&cluster).args(["export", "-", "--prefix", "import/"]),
+    ));
+    assert!(
+        partial
+            .iter()
+            .all(|(key, value)| expected.get(key) == Some(value))
+    );
     println!("{} of {RECORDS} records were there after the kill", partial.len());
 
     // Running it again completes it; and that survives as well.
@@ -63,7 +85,9 @@ async fn an_import_survives_kill_9_of_everything() {
     cluster.kill_all();
     cluster.start_all();
     cluster.wait_until_writable().await;
-    let complete = records(&stdout(kv_cli(&cluster).args(["export", "-", "--prefix", "import/"])));
+    let complete = records(&stdout(
+        kv_cli(&cluster).args(["export", "-", "--prefix", "import/"]),
+    ));
     assert_eq!(complete.len(), RECORDS);
     assert!(complete == expected, "the export differs from the input");
 }

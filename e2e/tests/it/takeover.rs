@@ -7,7 +7,11 @@ use meridian_e2e::{Cluster, Layout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_dies_nothing_acknowledged_is_lost() {
-    let mut cluster = Cluster::start(Layout { routers: 1, ..Layout::default() }).await;
+    let mut cluster = Cluster::start(Layout {
+        routers: 1,
+        ..Layout::default()
+    })
+    .await;
     let client = cluster.client().await;
     a_killed_owner_is_replaced(&mut cluster, &client).await;
     a_paused_owner_commits_nothing_when_it_wakes(&mut cluster, &client).await;
@@ -17,11 +21,18 @@ async fn whoever_dies_nothing_acknowledged_is_lost() {
 }
 
 async fn put(client: &Client, key: &str, value: &str) {
-    client.put(key, value.to_owned()).await.unwrap_or_else(|error| panic!("put {key}: {error}"));
+    client
+        .put(key, value.to_owned())
+        .await
+        .unwrap_or_else(|error| panic!("put {key}: {error}"));
 }
 
 async fn assert_value(client: &Client, key: &str, value: &str) {
-    assert_eq!(client.get(key).await.unwrap().as_deref(), Some(value.as_bytes()), "{key}");
+    assert_eq!(
+        client.get(key).await.unwrap().as_deref(),
+        Some(value.as_bytes()),
+        "{key}"
+    );
 }
 
 /// The adjudicator that owns the range now, as the cluster's own status tells.
@@ -30,7 +41,9 @@ async fn owner(client: &Client) -> String {
     loop {
         let status = client.cluster_status().await.unwrap();
         let owner = status.nodes.iter().find(|node| {
-            node.services.iter().any(|service| service.ranges.iter().any(|range| range.role == "owner"))
+            node.services
+                .iter()
+                .any(|service| service.ranges.iter().any(|range| range.role == "owner"))
         });
         if let Some(owner) = owner {
             return owner.node.clone();
@@ -65,8 +78,14 @@ async fn a_paused_owner_commits_nothing_when_it_wakes(cluster: &mut Cluster, cli
     cluster.resume(&old);
     // It began before the successor's commit and wrote the same key: it must not get through anywhere.
     reader.put("pause/key", "by the old owner").await.unwrap();
-    let late = reader.commit().await.expect_err("its snapshot is from before the takeover");
-    let refused = matches!(late.kv(), Some(KvError::Conflict { .. } | KvError::SnapshotTooOld { .. }));
+    let late = reader
+        .commit()
+        .await
+        .expect_err("its snapshot is from before the takeover");
+    let refused = matches!(
+        late.kv(),
+        Some(KvError::Conflict { .. } | KvError::SnapshotTooOld { .. })
+    );
     assert!(refused, "{late}");
     assert_value(client, "pause/key", "by the successor").await;
     assert_ne!(owner(client).await, old);
@@ -84,7 +103,10 @@ async fn one_journal_node_may_be_missing_and_catches_up(cluster: &mut Cluster, c
         let status = client.cluster_status().await.unwrap();
         let lsn = |node: &str| {
             let node = status.nodes.iter().find(|status| status.node == node)?;
-            node.services.iter().find_map(|service| service.streams.first()).map(|stream| stream.last_lsn)
+            node.services
+                .iter()
+                .find_map(|service| service.streams.first())
+                .map(|stream| stream.last_lsn)
         };
         if lsn("journal-2").is_some() && lsn("journal-2") >= lsn("journal-1") {
             break;

@@ -17,8 +17,10 @@ pub struct AgreedSettings {
     pub max_clock_error_ms: u64,
     /// How far ahead an owner's lease reaches. A lost owner stops writes for about this long. Milliseconds.
     pub lease_ms: u64,
-    /// How far in the future commits land (R16): `{ auto = { floor_ms = 0, ceiling_ms = 250 } }` or
-    /// `{ fixed = { ms = 2 } }`.
+    /// How far in the future commits land (R16): `{ fixed = { ms = 0 } }`, the default, or
+    /// `{ auto = { floor_ms = 0, ceiling_ms = 250 } }`, as long as the journal is measured to need. With none,
+    /// a commit takes its quorum and no longer, and a read of a range under writes waits for what is in flight.
+    /// With enough of it, reads do not wait and every commit takes at least so long.
     pub lead: Lead,
     /// Versions older than this are dropped, except the newest. Seconds.
     pub retention_s: u64,
@@ -29,10 +31,7 @@ impl Default for AgreedSettings {
         Self {
             max_clock_error_ms: 250,
             lease_ms: 1_000,
-            lead: Lead::Auto {
-                floor_ms: 0,
-                ceiling_ms: 250,
-            },
+            lead: Lead::Fixed { ms: 0 },
             // One more second than the age and the deadline add up to: the room for the clocks.
             retention_s: limits::DEFAULT_RETENTION.as_secs() + 1,
         }

@@ -31,9 +31,18 @@ fn directory() -> &'static Path {
 
 fn build(directory: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "-p", "meridian", "-p", "kv-cli"]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // The whole workspace's, so that the features of its dependencies are those that the tests were built with.
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+    // What cargo tells this test about its package would make build scripts run again that look at it.
+    for (name, _) in std::env::vars_os() {
+        let of_the_package = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if of_the_package {
+            cargo.env_remove(name);
+        }
+    }
     if directory.file_name().is_some_and(|profile| profile == "release") {
         cargo.arg("--release");
     }

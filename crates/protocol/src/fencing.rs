@@ -60,7 +60,8 @@ pub enum AppendDecision {
         /// The new disk.
         disk: DiskId,
     },
-    /// The append contradicts itself: positions with gaps, epochs that decrease or exceed the owner's.
+    /// The append contradicts itself (positions with gaps, epochs that decrease or exceed the owner's), or
+    /// what the same owner appended before. Nothing was changed.
     Malformed,
     /// The append would cut a committed entry (I7). No correct owner sends it: nothing was changed,
     /// and the node should stop and say so.
@@ -88,7 +89,7 @@ pub enum AppendDecision {
 
 /// One stream at one journal node, without payloads.
 ///
-/// Invariants: `committed <= last.lsn`; `matched.lsn <= last.lsn`; `last.epoch <= promised`; `promised`
+/// Invariants: `committed <= last.lsn`; `matched.lsn <= agreed <= last.lsn`; `last.epoch <= promised`; `promised`
 /// and `committed` never decrease.
 #[derive(Clone, Debug, Default)]
 pub struct ReplicaLog {
@@ -100,6 +101,8 @@ pub struct ReplicaLog {
     /// The epoch of the owner whose appends were matched last, and how far its log is known to be equal
     /// to ours and persisted. Positions matched for another epoch say nothing about this one.
     matched: Position,
+    /// How far the log equals that owner's, persisted or on its way. Its own log only grows, so it never cuts there.
+    agreed: Lsn,
     /// The disk that replaces a lost one, until it holds an `Opened` of an owner that rebuilt it.
     rejoining: Option<DiskId>,
 }
@@ -215,6 +218,9 @@ impl ReplicaLog {
         let cut_to = match new.first() {
             // Only an entry that differs cuts what follows; an empty or an old append never does.
             Some(first) if first.lsn <= self.log.last().lsn => {
+                if epoch == self.matched.epoch && first.lsn <= self.agreed {
+                    return AppendDecision::Malformed;
+                }
                 if first.lsn <= self.committed {
                     return AppendDecision::CutsCommitted {
                         committed: self.committed,
@@ -251,13 +257,15 @@ impl ReplicaLog {
         }
         if self.matched.epoch != epoch {
             self.matched = Position { epoch, lsn: Lsn(0) };
+            self.agreed = Lsn(0);
         }
+        let matched = entries.last().copied().unwrap_or(prev);
+        self.agreed = self.agreed.max(matched.lsn);
         // The owner's `Opened` is the first entry of its epoch: to hold any is to hold that one.
         let rejoined = self.rejoining.is_some() && self.log.last().epoch == epoch;
         if rejoined {
             self.rejoining = None;
         }
-        let matched = entries.last().copied().unwrap_or(prev);
         AppendDecision::Accepted {
             persist_promise,
             skip,

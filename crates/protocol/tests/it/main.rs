@@ -7,5 +7,6 @@ mod conflict;
 mod golden;
 mod journal;
 mod properties;
+mod replica_log;
 mod rng;
 mod takeover;

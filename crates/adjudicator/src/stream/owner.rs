@@ -201,6 +201,8 @@ impl Owner {
         self.lease.on_durable(lease_end);
         self.phase = Phase::Serving;
         self.refence_at = None;
+        // A node that refused the `Opened` record is sent nothing more: it says so only once.
+        self.see_standing();
         let (stream, epoch, floor) = (self.stream, self.replication.epoch(), self.adjudication.floor());
         tracing::info!(%stream, %epoch, lsn = %opened, %floor, %lease_end, "opened");
     }

@@ -190,14 +190,19 @@ impl Owner {
         if let Some(committed) = self.replication.on_reply(replica, epoch, reply) {
             self.on_committed(committed);
         }
-        if !is_bad_news {
-            return;
+        if is_bad_news {
+            self.see_standing();
         }
+    }
+
+    /// Draws the consequences when not all journal nodes accept this owner.
+    pub(super) fn see_standing(&mut self) {
+        let epoch = self.replication.epoch();
         match self.replication.standing() {
             Standing::Accepted => {}
             Standing::FenceAnew { above } => {
                 if self.refence_at.is_none() {
-                    tracing::info!(stream = %self.stream, %epoch, %above, replica, "not accepted by all journal nodes");
+                    tracing::info!(stream = %self.stream, %epoch, %above, "not accepted by all journal nodes");
                     self.refence_at = Some(Instant::now() + self.refence_pause);
                 }
             }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_adjudicator::Config;
 use meridian_rpc::internal::entry::Kind;
+use meridian_rpc::internal::LocateRequest;
 use meridian_rpc::internal::refused::Reason;
 use tokio::time::{Instant, sleep};
 
-use super::cluster::{Cluster, Decider, Txn};
+use super::cluster::{Cluster, Decider, STREAM, Txn};
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -169,4 +170,44 @@ async fn a_node_that_ends_before_what_the_owner_read_is_caught_up_too() {
     cluster.journals[2].restart();
     commit_some(&mut cluster, &mut decider, 8, 1).await;
     until_all_know_the_end(&cluster).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_refused_the_opening_is_won_back() {
+    let mut cluster = Cluster::start(&["a1"]).await;
+    for journal in &cluster.journals {
+        journal.set_delay(Duration::from_millis(300));
+    }
+    cluster.journals[2].set_delay(Duration::from_millis(50));
+    let client = cluster.client("a1");
+    let asking = tokio::spawn(async move {
+        let request = LocateRequest {
+            stream: STREAM,
+            passive: false,
+        };
+        let mut client = client;
+        client.locate(request).await
+    });
+    // Fenced by a1; before the Opened record arrives, a candidate that nobody else hears of fences the third node.
+    cluster
+        .until("all promised", |cluster| {
+            cluster.journals.iter().all(|journal| journal.promised().0 == 1)
+        })
+        .await;
+    cluster.journals[2].promise(2, "x");
+    asking.await.unwrap().unwrap();
+    for journal in &cluster.journals {
+        journal.set_delay(Duration::ZERO);
+    }
+    cluster
+        .until("the third node accepts the owner again", |cluster| {
+            cluster.journals[2].last() == cluster.journals[0].last()
+        })
+        .await;
+    assert_eq!(cluster.status("a1").epoch, 3);
+    let mut decider = cluster.decider("a1").await;
+    sleep(Duration::from_secs(2)).await;
+    decider
+        .commit(&Txn::writing(cluster.new_txn(), cluster.now(), "k"))
+        .await;
 }

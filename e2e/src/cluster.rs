@@ -115,10 +115,10 @@ impl Cluster {
     /// Starts a process, if it is not running.
     pub fn start_node(&mut self, name: &str) {
         let slot = self.processes.get_mut(name).expect("a node of this cluster");
-        if let Some(child) = slot {
-            if child.try_wait().expect("the process can be asked").is_none() {
-                return;
-            }
+        if let Some(child) = slot
+            && child.try_wait().expect("the process can be asked").is_none()
+        {
+            return;
         }
         let log = self
             .directory
@@ -228,13 +228,13 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if std::thread::panicking() {
-            if let Some(directory) = self.directory.take() {
-                eprintln!(
-                    "the cluster's files and logs stay in {}",
-                    directory.keep().display()
-                );
-            }
+        if std::thread::panicking()
+            && let Some(directory) = self.directory.take()
+        {
+            eprintln!(
+                "the cluster's files and logs stay in {}",
+                directory.keep().display()
+            );
         }
     }
 }

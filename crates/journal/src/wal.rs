@@ -196,11 +196,15 @@ impl Wal {
         if self.is_failed {
             return Ok(());
         }
-        let synced = self.mark.sync();
-        synced.map_err(|error| {
-            self.is_failed = true;
-            failed("sync", MARK_FILE, error)
-        })
+        match self.mark.sync() {
+            Ok(()) => Ok(()),
+            // As in `advance_mark`: what is on the disk is an old mark, or this one.
+            Err(error) if is_full(&error) => Ok(()),
+            Err(error) => {
+                self.is_failed = true;
+                Err(failed("sync", MARK_FILE, error))
+            }
+        }
     }
 }
 

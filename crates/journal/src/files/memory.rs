@@ -1,6 +1,6 @@
 //! A directory in memory that loses what was not synced, tears it into blocks, and fails on request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,13 @@ pub struct Fault {
     pub fail_write_after: Option<u64>,
     /// After this many further syncs (of files) each one fails with EIO, and makes nothing durable.
     pub fail_sync_after: Option<u64>,
+    /// A sync that fails forgets what it should have written, as operating systems do: it can still be read, and a later
+    /// sync succeeds without making it durable, unless it was written again.
+    pub failed_sync_forgets: bool,
     /// This many further writes each fail with ENOSPC after having written three quarters (a file system that copies on write).
     pub full_writes: u64,
+    /// This many further syncs of files each fail with ENOSPC, and make nothing durable.
+    pub full_syncs: u64,
     /// The most bytes that all files together may hold; beyond that writing fails with ENOSPC, after having
     /// written what fits.
     pub capacity_bytes: Option<u64>,
@@ -48,6 +53,8 @@ struct Disk {
 struct Content {
     live: Vec<u8>,
     durable: Vec<u8>,
+    /// Blocks that no sync makes durable before they are written again.
+    forgotten: BTreeSet<usize>,
 }
 
 impl MemoryFiles {
@@ -125,6 +132,7 @@ impl MemoryFiles {
             Content {
                 live: bytes.clone(),
                 durable: bytes,
+                forgotten: BTreeSet::new(),
             },
         );
     }
@@ -155,7 +163,8 @@ impl Content {
             let at = index * BLOCK_BYTES;
             let live = self.live.get(at..).unwrap_or_default();
             let live = live.get(..block.len()).unwrap_or(live);
-            if !live.is_empty() && block.get(..live.len()) != Some(live) && survives() {
+            let is_written = !live.is_empty() && block.get(..live.len()) != Some(live);
+            if is_written && !self.forgotten.contains(&index) && survives() {
                 for (to, from) in block.iter_mut().zip(live) {
                     *to = *from;
                 }
@@ -163,6 +172,29 @@ impl Content {
         }
         self.live = after.clone();
         self.durable = after;
+        self.forgotten.clear();
+    }
+
+    fn sync(&mut self) {
+        let mut durable = self.durable.clone();
+        durable.resize(self.live.len(), 0);
+        let blocks = durable.chunks_mut(BLOCK_BYTES).zip(self.live.chunks(BLOCK_BYTES));
+        for (index, (to, from)) in blocks.enumerate() {
+            if !self.forgotten.contains(&index) {
+                to.copy_from_slice(from);
+            }
+        }
+        self.durable = durable;
+    }
+
+    fn forget(&mut self) {
+        let blocks = self.live.chunks(BLOCK_BYTES).enumerate();
+        let lost = blocks.filter(|(index, block)| {
+            let at = index * BLOCK_BYTES;
+            self.durable.get(at..at + block.len()) != Some(*block)
+        });
+        let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
+        self.forgotten.extend(lost);
     }
 }
 
@@ -297,6 +329,8 @@ impl File for MemoryFile {
         for (to, from) in target.iter_mut().zip(&data) {
             *to = *from;
         }
+        let written = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        content.forgotten.retain(|block| !written.contains(block));
         if end < wanted || is_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -340,9 +374,18 @@ impl File for MemoryFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk();
         disk.syncs += 1;
-        count_down(&mut disk.fault.fail_sync_after)?;
+        if disk.fault.full_syncs > 0 {
+            disk.fault.full_syncs -= 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let counted = count_down(&mut disk.fault.fail_sync_after);
+        let forgets = disk.fault.failed_sync_forgets;
         let content = disk.content(self.id)?;
-        content.durable = content.live.clone();
-        Ok(())
+        match &counted {
+            Ok(()) => content.sync(),
+            Err(_) if forgets => content.forget(),
+            Err(_) => {}
+        }
+        counted
     }
 }

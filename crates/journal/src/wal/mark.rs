@@ -123,10 +123,13 @@ impl Mark {
 
     /// Everything before `place` is durable now.
     pub fn advance(&mut self, place: Place) -> std::io::Result<()> {
-        self.sequence += 1;
+        let sequence = self.sequence + 1;
         self.is_synced = false;
-        let slot = (self.sequence % 2) * SLOT_BYTES;
-        self.file.write_all_at(slot, &[encode(self.sequence, place)])
+        let slot = (sequence % 2) * SLOT_BYTES;
+        self.file.write_all_at(slot, &[encode(sequence, place)])?;
+        // After a failure the next one goes to the same slot: the other one holds the only mark that is sound.
+        self.sequence = sequence;
+        Ok(())
     }
 
     /// Makes the mark itself durable, if it is not.
@@ -149,5 +152,32 @@ impl MaxBySequence for Option<(u64, Place)> {
             Some((best, _)) if best > sequence => self,
             _ => Some((sequence, place)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{Fault, MemoryFiles};
+
+    #[test]
+    fn a_mark_survives_that_two_in_a_row_find_no_room() {
+        let files = MemoryFiles::new();
+        Mark::initialise(&files).unwrap();
+        let (mut mark, _) = Mark::open(&files).unwrap();
+        let place = |offset| Place {
+            segment: 1,
+            offset,
+            crc: 0,
+        };
+        mark.advance(place(600)).unwrap();
+        files.set_fault(Fault {
+            full_writes: 2,
+            ..Fault::default()
+        });
+        assert!(mark.advance(place(700)).is_err() && mark.advance(place(800)).is_err());
+        assert_eq!(Mark::open(&files).unwrap().1, place(600));
+        mark.advance(place(900)).unwrap();
+        assert_eq!(Mark::open(&files).unwrap().1, place(900));
     }
 }

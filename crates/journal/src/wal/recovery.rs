@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::format::{self, Body, Decoded, HEADER_BYTES, Header, HeaderFault, Owner, Record};
 use super::mark::{MARK_FILE, Mark, Place};
 use super::segments::segment_number;
-use super::{Active, Location, Wal, create_segment, segment_name, write_zeros};
+use super::{Active, Location, Wal, ZEROS, create_segment, segment_name, write_zeros};
 use crate::error::{StartError, WriteError};
 use crate::files::{File, Files, is_full, read_exact_at};
 
@@ -56,9 +56,9 @@ impl Wal {
                 &mut recovered,
             )?
         };
-        // What was found above the mark may be in the system's cache only; it counts from here on.
-        let synced = active.file.sync_data();
-        synced.map_err(|error| StartError::io("sync", &active.name, error))?;
+        // A predecessor that was killed may have made a segment and not synced its name.
+        let synced = files.sync_dir();
+        synced.map_err(|error| StartError::io("sync", &files.describe("."), error))?;
         match mark.advance(end).and_then(|()| mark.sync()) {
             // An old mark is a valid one.
             Err(error) if !is_full(&error) => return Err(StartError::io("write", MARK_FILE, error)),
@@ -98,6 +98,10 @@ fn discard_unfinished(files: &dyn Files, numbers: &mut Vec<u64>, mark: Place) ->
             Err(error) => return Err(StartError::io("read", &described, error)),
         };
         if header == Err(HeaderFault::Damaged) {
+            // Records come only after a header that is durable: before any of them this is no unfinished segment.
+            if has_records(&*file).map_err(|error| StartError::io("read", &described, error))? {
+                return Err(StartError::lost(&described, 0, "the header is damaged"));
+            }
             let removed = files.remove(&name).and_then(|()| files.sync_dir());
             removed.map_err(|error| StartError::io("remove", &described, error))?;
             numbers.pop();
@@ -122,6 +126,20 @@ fn discard_unfinished(files: &dyn Files, numbers: &mut Vec<u64>, mark: Place) ->
         ));
     }
     Ok(())
+}
+
+/// Whether anything but zeros stands after the header.
+fn has_records(file: &dyn File) -> std::io::Result<bool> {
+    let len = file.len()?;
+    let mut from = HEADER_BYTES;
+    while from < len {
+        let count = usize::try_from(len - from).unwrap_or(ZEROS).min(ZEROS);
+        if read_exact_at(file, from, count)?.iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        from += count as u64;
+    }
+    Ok(false)
 }
 
 /// The first segment of a disk that was never written to.
@@ -192,7 +210,12 @@ fn recover(
         required = mark;
     }
     let scanned = scan(&segment, end.crc, required, each, recovered)?;
-    let active = cut_tail(&segment, &scanned, segment_bytes, recovered)?;
+    let durable = if mark.segment == segment.header.number {
+        mark.offset
+    } else {
+        0
+    };
+    let active = finish(&segment, &scanned, durable, segment_bytes, recovered)?;
     Ok((active, scanned.place))
 }
 
@@ -323,37 +346,44 @@ fn later_group(bytes: &Bytes, from: u64) -> Option<usize> {
     })
 }
 
-/// Makes everything after the last record zero, and sets the segment's space aside again.
-fn cut_tail(
+/// Makes what was found durable, what follows it zero, and sets the segment's space aside again.
+///
+/// What lies above `durable`, the mark, may be in the system's cache only, and after a sync that failed the system takes it for
+/// written although it is not. So it is written once more before it counts.
+fn finish(
     segment: &Segment,
     scanned: &Scanned,
+    durable: u64,
     segment_bytes: u64,
     recovered: &mut Recovered,
 ) -> Result<Active, StartError> {
-    let end = scanned.place.offset;
-    let tail = scanned
-        .bytes
-        .get(usize::try_from(end).unwrap_or(usize::MAX)..)
-        .unwrap_or_default();
+    let (file, end) = (&*segment.file, scanned.place.offset);
+    let place = |offset: u64| {
+        usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(scanned.bytes.len())
+    };
+    let tail = scanned.bytes.slice(place(end)..);
     let torn = tail
         .iter()
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last as u64 + 1);
     recovered.cut_bytes += torn;
-    let cut = || -> std::io::Result<u64> {
-        if torn > 0 {
-            write_zeros(&*segment.file, end, end + torn)?;
-            segment.file.sync_data()?;
-        }
-        match segment.file.preallocate(segment_bytes) {
+    let finished = || -> std::io::Result<u64> {
+        let from = durable.min(end);
+        file.write_all_at(from, &[scanned.bytes.slice(place(from)..place(end))])?;
+        write_zeros(file, end, end + torn)?;
+        file.sync_data()?;
+        match file.preallocate(segment_bytes) {
             Ok(()) => {}
             // Then the next group finds no room, and is refused until there is.
             Err(error) if is_full(&error) => {}
             Err(error) => return Err(error),
         }
-        segment.file.len()
+        file.sync_data()?;
+        file.len()
     };
-    let capacity = cut().map_err(|error| StartError::io("cut the torn tail of", &segment.name, error))?;
+    let capacity = finished().map_err(|error| StartError::io("finish the end of", &segment.name, error))?;
     Ok(Active {
         file: segment.file.clone(),
         name: segment.name.clone(),

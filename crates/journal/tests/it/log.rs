@@ -298,6 +298,79 @@ fn what_was_found_after_a_kill_survives_a_power_loss_right_after() {
     assert_eq!(open(&killed.after_power_loss(|| false)).unwrap().1, found);
 }
 
+/// What a failed sync did not write can be read until the power fails, and no later sync writes it: only writing it again does.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again_before_it_counts() {
+    for is_new_segment in [false, true] {
+        let (files, all, _) = written(true);
+        let (mut wal, _) = open(&files).unwrap();
+        files.set_fault(Fault {
+            fail_sync_after: Some(0),
+            failed_sync_forgets: true,
+            ..Fault::default()
+        });
+        let size = if is_new_segment { 4_000 } else { 10 };
+        assert!(wal.append(&[entry(5, size)]).is_err());
+        let killed = files.after_process_death();
+        let (mut wal, found) = open(&killed).unwrap();
+        wal.append(&[entry(6, 10)]).unwrap();
+        let (_, after) = open(&killed.after_power_loss(|| false)).unwrap();
+        assert_eq!(after, [found, vec![entry(6, 10)]].concat());
+        assert!(is_prefix(&all, &after));
+    }
+}
+
+/// The process dies when the segment is there, but the directory is not synced yet.
+#[test]
+fn a_segment_that_was_found_after_a_kill_keeps_its_name() {
+    let (files, all, _) = written(true);
+    let (mut wal, _) = open(&files).unwrap();
+    files.set_fault(Fault {
+        fail_sync_after: Some(1),
+        ..Fault::default()
+    });
+    assert!(wal.append(&[entry(5, 4_000)]).is_err());
+    let killed = files.after_process_death();
+    assert!(killed.content(&segment_name(2)).is_some());
+    let (mut wal, _) = open(&killed).unwrap();
+    wal.append(&[entry(5, 4_000)]).unwrap();
+    let (_, found) = open(&killed.after_power_loss(|| false)).unwrap();
+    assert_eq!(found, [all, vec![entry(5, 4_000)]].concat());
+}
+
+#[test]
+fn a_damaged_header_before_records_is_a_loss_and_not_an_unfinished_segment() {
+    let (files, _, _) = written(true);
+    let mark = files.content(MARK_FILE).unwrap();
+    let (mut wal, _) = open(&files).unwrap();
+    wal.append(&[entry(5, 4_000)]).unwrap();
+    // The mark never reached the disk (it is an old one, which is valid).
+    files.set_content(MARK_FILE, mark);
+    let mut bytes = files.content(&segment_name(2)).unwrap();
+    bytes[20] ^= 1;
+    files.set_content(&segment_name(2), bytes);
+    assert!(open(&files).err().unwrap().is_loss());
+}
+
+#[test]
+fn a_mark_that_finds_no_room_twice_does_not_cost_the_log() {
+    let (files, all, _) = written(true);
+    let (mut wal, _) = open(&files).unwrap();
+    let mut expected = all;
+    for lsn in 5..8 {
+        // The write of the group has room, that of the mark has not.
+        wal.append(&[entry(lsn, 10)]).unwrap();
+        expected.push(entry(lsn, 10));
+        files.set_fault(Fault {
+            full_syncs: 1,
+            ..Fault::default()
+        });
+        wal.sync_mark().unwrap();
+    }
+    assert_eq!(open(&files.after_power_loss(|| false)).unwrap().1, expected);
+    wal.append(&[entry(8, 10)]).unwrap();
+}
+
 #[test]
 fn nothing_is_left_of_a_write_that_found_no_room() {
     let files = registered("j1", 1);

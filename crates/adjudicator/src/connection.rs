@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_rpc::internal::refused::Reason;
-use meridian_rpc::internal::{DecideBatch, DecideRequest, Decision, Refused, WriteSet};
-use meridian_types::{Attempt, Key, Timestamp, limits};
+use meridian_rpc::internal::{DecideBatch, DecideRequest, Decision, ReadRange, Refused, WriteSet};
+use meridian_types::{Attempt, Key, KeyRange, Timestamp, limits};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -18,6 +18,8 @@ use crate::request::{DecideWork, ReplyTo, overloaded, refusal, wrong_epoch};
 
 /// When to come back after the queue was full, in milliseconds.
 const QUEUE_FULL_DELAY_MS: u64 = 50;
+/// What a read to check takes beside its bounds' bytes.
+const READ_OVERHEAD_BYTES: usize = 80;
 
 /// Reads requests until the stream ends or the process shuts down. Answers that are still open keep their places in
 /// `answers`.
@@ -73,7 +75,7 @@ fn admit(ctx: &Context, registry: &Registry, request: DecideRequest, reply: Repl
             return;
         }
     };
-    let bytes = work.payload.len();
+    let bytes = work.bytes;
     if !stream.budget.take(bytes) {
         reply.refused(overloaded(
             "too many bytes wait to be decided",
@@ -99,8 +101,9 @@ struct Checked {
     attempt: Attempt,
     start: Timestamp,
     written: Vec<Key>,
-    reads: Vec<meridian_types::KeyRange>,
+    reads: Vec<KeyRange>,
     payload: bytes::Bytes,
+    bytes: usize,
     deadline: Option<Instant>,
 }
 
@@ -112,6 +115,7 @@ impl Checked {
             written: self.written,
             reads: self.reads,
             payload: self.payload,
+            bytes: self.bytes,
             deadline: self.deadline,
             reply,
         }
@@ -161,6 +165,7 @@ fn check(ctx: &Context, attempt: Attempt, request: DecideRequest) -> Result<Chec
             limits::MAX_TXN_BYTES
         )));
     }
+    let (reads, read_bytes) = check_reads(&range.keys, request.reads)?;
     let deadline = (request.timeout_ms > 0)
         .then(|| Instant::now().checked_add(Duration::from_millis(request.timeout_ms)))
         .flatten();
@@ -168,8 +173,30 @@ fn check(ctx: &Context, attempt: Attempt, request: DecideRequest) -> Result<Chec
         attempt,
         start: Timestamp(request.start),
         written: writes.into_iter().map(|write| Key(write.key)).collect(),
-        reads: request.reads.into_iter().map(Into::into).collect(),
+        reads,
+        bytes: request.write_set.len() + read_bytes,
         payload: request.write_set,
         deadline,
     })
+}
+
+/// What a transaction wants checked, and the bytes that it takes. A read outside of the owner's keys is refused: here
+/// nothing is known of the writes there (I2s).
+fn check_reads(keys: &KeyRange, reads: Vec<ReadRange>) -> Result<(Vec<KeyRange>, usize), Refused> {
+    let invalid = |what: String| refusal(Reason::Invalid, what);
+    if reads.len() > limits::MAX_TXN_READS {
+        let (got, limit) = (reads.len(), limits::MAX_TXN_READS);
+        return Err(invalid(format!("{got} reads to check, the limit is {limit}")));
+    }
+    let mut bytes = 0;
+    let mut ranges = Vec::with_capacity(reads.len());
+    for read in reads {
+        bytes += read.start.len() + read.end.len() + READ_OVERHEAD_BYTES;
+        let range = KeyRange::from(read);
+        if !range.is_empty() && keys.intersection(&range).as_ref() != Some(&range) {
+            return Err(invalid("a read to check is not in the owner's range".to_owned()));
+        }
+        ranges.push(range);
+    }
+    Ok((ranges, bytes))
 }

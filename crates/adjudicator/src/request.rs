@@ -21,6 +21,8 @@ pub(crate) struct DecideWork {
     pub(crate) reads: Vec<KeyRange>,
     /// The encoded write set, as the query processor built it.
     pub(crate) payload: Bytes,
+    /// What it takes of the queue's memory.
+    pub(crate) bytes: usize,
     /// Nobody waits for the answer after this.
     pub(crate) deadline: Option<Instant>,
     pub(crate) reply: ReplyTo,
@@ -126,6 +128,18 @@ pub(crate) fn wrong_epoch(owner: Option<&KnownOwner>) -> Refused {
             Reason::WrongEpoch,
             "this node does not own the stream in that epoch",
         )
+    }
+}
+
+/// The attempt was given up here because somebody asked what became of it: another one may be sent.
+pub(crate) fn given_up(node: &NodeName, epoch: Epoch) -> Refused {
+    let owner = KnownOwner {
+        node: node.clone(),
+        epoch,
+    };
+    Refused {
+        message: "the attempt was given up because its outcome was asked for".to_owned(),
+        ..wrong_epoch(Some(&owner))
     }
 }
 

@@ -11,7 +11,7 @@ use super::owner::{Owner, Phase};
 use super::waiting::Answer;
 use crate::config::Lead;
 use crate::records;
-use crate::request::{DecideWork, not_ready, to_wire, wrong_epoch};
+use crate::request::{DecideWork, given_up, not_ready, to_wire};
 
 /// Entries that may be on their way; bytes are bounded by the configuration.
 const MAX_ENTRIES_IN_FLIGHT: u64 = 65_536;
@@ -21,7 +21,21 @@ const MAX_WAITING: usize = 131_072;
 impl Owner {
     /// Whether commit requests may be read from the queue now.
     pub(super) fn takes_requests(&self) -> bool {
-        self.phase == Phase::Serving && (self.is_stalled() || (self.held.is_none() && self.has_room()))
+        self.lets_go() || (self.phase == Phase::Serving && self.held.is_none() && self.has_room())
+    }
+
+    /// Whether it keeps nobody waiting. An opening is not given up for this: it may take long to copy what a quorum
+    /// lacks.
+    fn lets_go(&self) -> bool {
+        self.may_stall() && self.is_stalled()
+    }
+
+    /// Whether it depends on the journal now, with nothing else that bounds the time.
+    pub(super) fn may_stall(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Opening | Phase::Serving | Phase::Reopening { .. }
+        )
     }
 
     /// Whether more records may be put on their way.
@@ -59,7 +73,7 @@ impl Owner {
 
     /// Lets everybody go who waits for a journal that does not answer.
     pub(super) fn release_the_waiting(&mut self) {
-        if self.phase != Phase::Serving || !self.is_stalled() {
+        if !self.lets_go() {
             return;
         }
         self.waiting.let_go();
@@ -75,10 +89,10 @@ impl Owner {
     pub(super) fn on_request(&mut self, work: DecideWork) {
         let now = self.ctx.now();
         self.note_use(now);
-        if self.adjudication.is_deciding(now) {
-            self.decide(work, now);
-        } else if self.is_stalled() {
+        if self.lets_go() {
             work.reply.refused(not_ready("the journal does not answer"));
+        } else if self.adjudication.is_deciding(now) {
+            self.decide(work, now);
         } else {
             // The renewal begins with the next step; requests behind this one wait in the queue.
             self.held = Some(work);
@@ -107,13 +121,15 @@ impl Owner {
             payload,
             deadline,
             reply,
+            ..
         } = work;
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             reply.refused(not_ready("the deadline passed before it was decided"));
             return;
         }
         if self.is_barred(&attempt) {
-            reply.refused(wrong_epoch(None));
+            let epoch = self.replication.epoch();
+            reply.refused(given_up(&self.ctx.env.node, epoch));
             return;
         }
         let request = CommitRequest {

@@ -189,9 +189,13 @@ impl Task {
             if owner.closes_periodically(at) {
                 due.push(owner.next_closure);
             }
+            // Rounded up to the timer's granularity: otherwise it would come too early, again and again.
+            let stalls_at = owner.stalls_at().map(|due| due + TIMER_GRANULARITY);
             if owner.phase == Phase::Serving && owner.has_waiting() {
-                // Rounded up to the timer's granularity: otherwise it would come too early, again and again.
-                due.extend(owner.stalls_at().map(|due| due + TIMER_GRANULARITY));
+                due.extend(stalls_at);
+            } else if owner.may_stall() && owner.phase != Phase::Serving {
+                // From then on requests are read, to be refused.
+                due.extend(stalls_at.filter(|due| *due > at));
             }
             if owner.phase == Phase::Serving
                 && owner.leases_in_flight < MAX_LEASES_IN_FLIGHT
@@ -279,7 +283,7 @@ impl Task {
     }
 
     fn on_decide(&mut self, work: DecideWork) {
-        self.handle.budget.give_back(work.payload.len());
+        self.handle.budget.give_back(work.bytes);
         if let Role::Owner(owner) = &mut self.role {
             owner.on_request(work);
             return;

@@ -188,6 +188,16 @@ impl Cluster {
         AdjudicatorClient::new(self.network.transport(&name.into()))
     }
 
+    /// The range map that the adjudicators see from now on.
+    pub fn keep_only_keys_before(&self, end: &str) {
+        self.map.send_modify(|map| {
+            let mut smaller = RangeMap::clone(map);
+            smaller.version += 1;
+            smaller.entries[0].keys = KeyRange::new(Key::default(), Key::from(end));
+            *map = Arc::new(smaller);
+        });
+    }
+
     pub fn now(&self) -> Timestamp {
         EPOCH
             .saturating_add(self.started.elapsed())

@@ -119,3 +119,45 @@ async fn overload_is_refused_with_a_delay_and_ends_with_its_cause() {
     let txn = Txn::writing(cluster.new_txn(), cluster.now(), "other");
     decider.commit(&txn).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn reads_to_check_count_against_the_memory_of_the_queue() {
+    let config = meridian_adjudicator::Config {
+        queue_bytes: 64 << 10,
+        max_in_flight_bytes: 1,
+        ..meridian_adjudicator::Config::default()
+    };
+    let mut cluster = Cluster::start_with(&["a1"], config).await;
+    let mut decider = cluster.decider("a1").await;
+    for journal in &cluster.journals {
+        journal.hold("a1");
+    }
+    let long = "k".repeat(4_000);
+    let mut sent = Vec::new();
+    for _ in 0..40 {
+        let txn = Txn::writing(cluster.new_txn(), cluster.now(), "k").reading(&long);
+        sent.push(decider.send(&txn).await);
+    }
+    match decider.answer(sent[39]).await {
+        decision::Result::Refused(refused) => assert_eq!(refused.reason(), Reason::Overloaded),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_this_owner_cannot_check_are_refused() {
+    let mut cluster = Cluster::start(&["a1"]).await;
+    let mut decider = cluster.decider("a1").await;
+    let mut txn = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    let too_many = meridian_types::limits::MAX_TXN_READS + 1;
+    txn.reads = vec![meridian_types::KeyRange::all(); too_many];
+    let (reason, refused) = decider.refusal(&txn).await;
+    assert_eq!(reason, Reason::Invalid);
+    assert!(refused.message.contains("10000"), "{}", refused.message);
+
+    cluster.keep_only_keys_before("m");
+    let across = Txn::writing(cluster.new_txn(), cluster.now(), "k").reading("x");
+    assert_eq!(decider.refusal(&across).await.0, Reason::Invalid, "I2s");
+    let within = Txn::writing(cluster.new_txn(), cluster.now(), "k").reading("l");
+    decider.commit(&within).await;
+}

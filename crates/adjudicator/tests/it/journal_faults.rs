@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_adjudicator::Config;
-use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::LocateRequest;
+use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::refused::Reason;
 use tokio::time::{Instant, sleep};
 

@@ -211,3 +211,67 @@ async fn a_shutdown_ends_in_time_without_the_journal() {
         begun.elapsed()
     );
 }
+
+/// What a query processor that still takes `a1` for the owner is told within its deadline.
+async fn told_by_a1(cluster: &mut Cluster) -> Reason {
+    let mut decider = cluster.open("a1", 1).await;
+    let txn = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    let answer = tokio::time::timeout(Duration::from_secs(9), decider.refusal(&txn));
+    answer.await.expect("an answer before the deadline").0
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_without_a_majority_keeps_no_request_waiting() {
+    let mut cluster = Cluster::start(&["a1"]).await;
+    for journal in &cluster.journals[..2] {
+        journal.kill();
+    }
+    let mut client = cluster.client("a1");
+    let asking = tokio::spawn(async move {
+        loop {
+            let request = LocateRequest {
+                stream: STREAM,
+                passive: false,
+            };
+            let _ = client.locate(request).await;
+        }
+    });
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(cluster.status("a1").role, "recovering");
+    assert_eq!(told_by_a1(&mut cluster).await, Reason::WrongEpoch);
+    asking.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opening_that_gets_nowhere_keeps_no_request_waiting() {
+    let mut cluster = Cluster::start(&["a1"]).await;
+    for journal in &cluster.journals {
+        journal.set_delay(Duration::from_millis(100));
+    }
+    let mut client = cluster.client("a1");
+    let asking = tokio::spawn(async move {
+        let request = LocateRequest {
+            stream: STREAM,
+            passive: false,
+        };
+        client.locate(request).await
+    });
+    cluster
+        .until("all promised", |cluster| {
+            cluster.journals.iter().all(|journal| journal.promised().0 == 1)
+        })
+        .await;
+    for journal in &cluster.journals[..2] {
+        journal.kill();
+    }
+    assert_eq!(told_by_a1(&mut cluster).await, Reason::NotReady);
+    asking.abort();
+    for journal in &cluster.journals {
+        journal.restart();
+    }
+    assert_eq!(
+        cluster.locate("a1").await,
+        ("a1".to_owned(), 1),
+        "it opens all the same"
+    );
+}

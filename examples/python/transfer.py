@@ -59,6 +59,7 @@ def transfer(kv, source, target, amount):
                 got = kv.Get(kv_pb2.GetRequest(transaction=handle, key=account), timeout=DEADLINE_S)
                 balances.append(int(got.value or b"0"))
             if balances[0] < amount:
+                kv.Rollback(kv_pb2.RollbackRequest(transaction=handle), timeout=DEADLINE_S)
                 raise ValueError(f"{source.decode()} holds only {balances[0]}")
             for account, balance in ((source, balances[0] - amount), (target, balances[1] + amount)):
                 put = kv_pb2.PutRequest(transaction=handle, key=account, value=str(balance).encode())
@@ -95,6 +96,8 @@ def main():
         for page in kv.Scan(scan, timeout=DEADLINE_S):
             for row in page.rows:
                 print(f"{row.key.decode()} = {row.value.decode()}")
+        # Ends it; what is left open is rolled back by the server when it has been idle for too long.
+        kv.Commit(kv_pb2.CommitRequest(transaction=begun.transaction), timeout=DEADLINE_S)
         print(f"moved 30 in {attempts} attempt{'s' if attempts > 1 else ''}")
 
 

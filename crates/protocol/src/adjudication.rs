@@ -496,7 +496,10 @@ mod tests {
             start: begun.saturating_add(limits.max_clock_error),
             home: Some(StreamId(1)),
         };
-        assert_eq!(owner.outcome(&token, at(begun)), OutcomeAnswer::Bar { lsn: Lsn(2) });
+        assert_eq!(
+            owner.outcome(&token, at(begun)),
+            OutcomeAnswer::Bar { lsn: Lsn(2) }
+        );
         let key = Key::from("k");
         let request = CommitRequest {
             attempt,

@@ -98,8 +98,8 @@ impl Stream {
         self.tail.push(entry.clone());
     }
 
-    /// An entry was written and synced. It may have been cut in the meantime: then `undos`, those of the decisions since,
-    /// hold its slot.
+    /// An entry was written and synced. The decisions made since may have cut it, and even brought it back: their `undos` hold
+    /// the slots that they removed.
     pub fn place<'a>(
         &mut self,
         entry: Position,
@@ -108,7 +108,6 @@ impl Stream {
     ) {
         if self.log.epoch_at(entry.lsn) == Some(entry.epoch) {
             self.index.place(entry.lsn, location);
-            return;
         }
         for undo in undos {
             if undo.log.epoch_at(entry.lsn) == Some(entry.epoch)
@@ -178,6 +177,11 @@ impl Stream {
 }
 
 impl Undo {
+    /// Whether taking the decision back brings entries back.
+    pub fn has_removed(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
     fn removed_slot(&mut self, lsn: Lsn) -> Option<&mut Slot> {
         let index = usize::try_from(lsn.0)
             .ok()?

@@ -57,8 +57,10 @@ impl Journal {
         state.figures.groups += 1;
         state.figures.records += records.len() as u64;
         let done: Vec<Pending> = state.pending.drain(..messages.min(state.pending.len())).collect();
+        // Rare: then what is still queued need not be searched for each record.
+        let has_cuts = queued(state).any(|decision| decision.undo.has_removed());
         for (record, location) in records.iter().zip(locations) {
-            place(state, record, location);
+            place(state, record, location, has_cuts);
         }
         let mut progress = false;
         let mut answers = Vec::with_capacity(done.len());
@@ -131,7 +133,11 @@ impl Journal {
     }
 }
 
-fn place(state: &mut State, record: &Body, location: Location) {
+fn queued(state: &State) -> impl Iterator<Item = &Decision> {
+    state.pending.iter().flat_map(|pending| &pending.decisions)
+}
+
+fn place(state: &mut State, record: &Body, location: Location, has_cuts: bool) {
     let Body::Entry(id, entry) = record else { return };
     let Some(stream) = state.streams.get_mut(id) else {
         return;
@@ -139,6 +145,7 @@ fn place(state: &mut State, record: &Body, location: Location) {
     let later = state
         .pending
         .iter_mut()
+        .take(if has_cuts { usize::MAX } else { 0 })
         .flat_map(|pending| &mut pending.decisions);
     let undos = later
         .filter(|decision| decision.stream == *id)

@@ -44,8 +44,9 @@ impl Index {
     pub fn place(&mut self, lsn: Lsn, location: Location) {
         let index = lsn.0.checked_sub(1).and_then(|index| usize::try_from(index).ok());
         if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
-            slot.location = location;
+            self.bytes -= u64::from(slot.location.len);
             self.bytes += u64::from(location.len);
+            slot.location = location;
         }
     }
 

@@ -1,0 +1,244 @@
+//! Decisions, syncs and refusals in every order, without tasks: the test is the writer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_clock::ManualClock;
+use meridian_rpc::internal::append_reply::Result as Reply;
+use meridian_rpc::internal::entry::Kind;
+use meridian_rpc::internal::{AppendBatch, AppendRequest, Entry};
+use meridian_types::{ClusterId, DiskId, Lsn};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::config::Writer;
+use crate::disk;
+use crate::files::MemoryFiles;
+use crate::wal::Wal;
+use crate::wal::format::Owner;
+
+const NOW: u64 = 1_000_000_000_000;
+const STREAM: StreamId = StreamId(1);
+
+/// A journal node and its log.
+struct Bench {
+    journal: Journal,
+    wal: Wal,
+    connection: u64,
+    group: Vec<Vec<Body>>,
+}
+
+impl Bench {
+    /// Every message is a group of its own; nothing written is kept in memory.
+    fn new() -> Self {
+        let files = MemoryFiles::new();
+        let identity = DiskIdentity {
+            cluster: ClusterId(Uuid::from_u128(7)),
+            node: "j1".into(),
+            disk_id: DiskId(Uuid::from_u128(1)),
+            rejoining: false,
+        };
+        disk::initialise_in(&files, &identity).unwrap();
+        let owner = Owner {
+            cluster: identity.cluster,
+            node: identity.node.clone(),
+            disk: identity.disk_id,
+        };
+        let files: Arc<dyn crate::Files> = Arc::new(files);
+        let (wal, _) = Wal::open(files.clone(), owner, 16 << 10, &mut |_, _| Ok(())).unwrap();
+        let config = Config {
+            group_bytes: 1,
+            tail_bytes: 0,
+            writer: Writer::Task,
+            ..Config::default()
+        };
+        let parts = Parts {
+            config,
+            identity,
+            replicas: ["j1", "j2", "j3"].map(NodeName::from).to_vec(),
+            clock: Arc::new(ManualClock::new(meridian_types::Timestamp(NOW), Duration::ZERO)),
+            segments: Segments::new(files),
+        };
+        let journal = Journal::new(parts, BTreeMap::new());
+        let connection = journal.connect("a1".into());
+        Self {
+            journal,
+            wal,
+            connection,
+            group: Vec::new(),
+        }
+    }
+
+    /// The entries after the first `from` of an owner's log are sent.
+    fn append(&self, epoch: u64, log: &[Entry], from: usize) {
+        let prev = from.checked_sub(1).and_then(|index| log.get(index));
+        let append = AppendRequest {
+            stream: STREAM.0,
+            epoch,
+            prev: prev.map(|entry| Position::new(entry.epoch, entry.lsn).into()),
+            entries: log[from..].to_vec(),
+            ..AppendRequest::default()
+        };
+        let batch = AppendBatch {
+            appends: vec![append],
+            ..AppendBatch::default()
+        };
+        let (sender, mut replies) = mpsc::channel(1);
+        let slot = sender.try_reserve_owned().ok().unwrap();
+        let room = self.journal.room.clone().try_acquire_many_owned(1).unwrap();
+        self.journal.append(self.connection, batch, slot, room).unwrap();
+        if let Ok(Ok(batch)) = replies.try_recv() {
+            let reply = batch.replies[0].result.clone().unwrap();
+            assert!(matches!(reply, Reply::Matched(_)), "{reply:?}");
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        if self.group.is_empty()
+            && let Work::Write(group) = self.journal.next_work()
+        {
+            self.group = group;
+        }
+        !self.group.is_empty()
+    }
+
+    /// Returns how many messages were written.
+    fn write(&mut self) -> usize {
+        let messages = self.group.len();
+        let records: Vec<Body> = std::mem::take(&mut self.group).into_iter().flatten().collect();
+        let locations = self.wal.append(&records).unwrap();
+        self.journal.complete(messages, records, locations);
+        messages
+    }
+
+    fn refuse(&mut self) {
+        self.group.clear();
+        self.journal.refuse("disk full");
+    }
+
+    fn read(&self) -> Vec<Entry> {
+        let (mut next, to) = self
+            .journal
+            .locate(STREAM, Lsn(0), meridian_types::Timestamp(0), None)
+            .unwrap();
+        let mut entries = Vec::new();
+        while next <= to.lsn {
+            let read = self.journal.read_log(STREAM, next, to, 100).unwrap();
+            next = Lsn(read.last().expect("entries are missing").lsn).next();
+            entries.extend(read);
+        }
+        entries
+    }
+}
+
+fn entry(epoch: u64, lsn: u64) -> Entry {
+    Entry {
+        epoch,
+        lsn,
+        kind: Kind::Commit.into(),
+        timestamp: NOW + lsn,
+        txn: Bytes::from_static(&[1; 16]),
+        payload: Bytes::from(format!("{epoch}/{lsn}")),
+    }
+}
+
+fn entries(positions: &[(u64, u64)]) -> Vec<Entry> {
+    positions.iter().map(|(epoch, lsn)| entry(*epoch, *lsn)).collect()
+}
+
+/// One owner writes, the next cuts it, a third one has adopted what was cut: all before the first sync ends.
+#[test]
+fn an_entry_that_was_cut_and_came_back_before_its_sync_can_be_read_when_the_rest_is_refused() {
+    let mut bench = Bench::new();
+    let first = entries(&[(1, 1), (1, 2), (1, 3)]);
+    bench.append(1, &first, 0);
+    assert!(bench.take());
+    bench.append(2, &entries(&[(1, 1), (2, 2)]), 1);
+    bench.append(3, &entries(&[(1, 1), (1, 2), (1, 3), (3, 4)]), 1);
+    bench.write();
+    bench.refuse();
+    assert_eq!(bench.read(), first);
+    assert_eq!(bench.journal.failure(), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The owner of the newest epoch goes on, or one of a new epoch that adopted an earlier log.
+    Append {
+        adopt: Option<prop::sample::Index>,
+        kept: prop::sample::Index,
+        added: usize,
+        again: usize,
+    },
+    Take,
+    Write,
+    Refuse,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let adopt = prop::option::weighted(0.5, any::<prop::sample::Index>());
+    prop_oneof![
+        4 => (adopt, any::<prop::sample::Index>(), 0..4_usize, 0..3_usize)
+            .prop_map(|(adopt, kept, added, again)| Step::Append { adopt, kept, added, again }),
+        2 => Just(Step::Take),
+        2 => Just(Step::Write),
+        1 => Just(Step::Refuse),
+    ]
+}
+
+/// How many of the first entries two logs share.
+fn common(a: &[Entry], b: &[Entry]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The node always holds, readable, what its accepted messages say, and after a refusal what was synced.
+    #[test]
+    fn what_is_accepted_is_held_and_what_is_refused_is_gone(steps in prop::collection::vec(step(), 0..40)) {
+        let mut bench = Bench::new();
+        let mut epoch = 1;
+        let mut owner: Vec<Entry> = Vec::new();
+        let mut seen: Vec<Vec<Entry>> = vec![Vec::new()];
+        // What the node holds after each message, the first one synced.
+        let mut logs: VecDeque<Vec<Entry>> = VecDeque::from([Vec::new()]);
+        for step in steps {
+            match step {
+                Step::Append { adopt, kept, added, again } => {
+                    if let Some(adopt) = adopt {
+                        epoch += 1;
+                        owner = adopt.get(&seen).clone();
+                        owner.truncate(kept.index(owner.len() + 1));
+                    }
+                    let held = logs.back().unwrap().clone();
+                    let from = common(&held, &owner).saturating_sub(again);
+                    for _ in 0..added {
+                        owner.push(entry(epoch, owner.len() as u64 + 1));
+                    }
+                    bench.append(epoch, &owner, from);
+                    let after = if common(&held, &owner) == owner.len() { held } else { owner.clone() };
+                    seen.push(owner.clone());
+                    // A message that changes nothing is answered at once when nothing waits.
+                    if logs.len() > 1 || bench.journal.lock().pending.len() == 1 {
+                        logs.push_back(after);
+                    }
+                }
+                Step::Take => drop(bench.take()),
+                Step::Write if bench.take() => {
+                    logs.drain(..bench.write());
+                }
+                Step::Write => {}
+                Step::Refuse => {
+                    bench.refuse();
+                    logs.truncate(1);
+                    // Its owner would have to learn what is missing; a new one begins.
+                    (epoch, owner) = (epoch + 1, logs[0].clone());
+                }
+            }
+            prop_assert_eq!(&bench.read(), logs.back().unwrap());
+            prop_assert_eq!(bench.journal.failure(), None);
+        }
+    }
+}

@@ -272,7 +272,9 @@ impl Client {
     /// `OutcomeUnknown` when nobody could answer before the deadline.
     pub async fn outcome(&self, token: CommitToken) -> Result<Outcome> {
         let deadline = Instant::now() + self.inner.deadline;
-        Ok(resolve(&self.inner, token, deadline).await?)
+        let is_final =
+            |error: &KvError| matches!(error, KvError::Invalid { .. } | KvError::WrongCluster { .. });
+        Ok(resolve(&self.inner, token, deadline, is_final).await?)
     }
 
     /// The whole cluster as one router sees it. Tries the endpoints in turn.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::client::Inner;
 use crate::error::Result;
 use crate::options::Isolation;
-use crate::outcome::{Outcome, resolve};
+use crate::outcome::{Outcome, resolve_commit};
 use crate::session::Failure;
 use crate::transaction::Committed;
 use crate::txn::{Versioned, check_key, check_limit};
@@ -168,7 +168,7 @@ impl Execute {
         if let KvError::OutcomeUnknown { token: told } = &doubt {
             token = *told;
         }
-        match resolve(client, token, deadline).await? {
+        match resolve_commit(client, token, deadline).await? {
             Outcome::Committed(timestamp) => Ok(Executed {
                 values: Vec::new(),
                 values_known: false,

@@ -30,21 +30,30 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const MAX_DELAY: Duration = Duration::from_millis(500);
 
-/// Asks until somebody knows, or the deadline has passed: then the outcome stays unknown, with the token.
-/// Questions do not draw on the retry budget: to leave a commit in doubt is worse, and they are few.
+/// What became of a commit of this client. Whatever is wrong with the question, it says nothing of the commit: any error
+/// leaves the outcome unknown.
+pub(crate) async fn resolve_commit(
+    client: &Inner,
+    token: CommitToken,
+    deadline: Instant,
+) -> Result<Outcome, KvError> {
+    resolve(client, token, deadline, |_| false).await
+}
+
+/// Asks until somebody knows, an error is final, or the deadline has passed: then the outcome stays unknown, with the
+/// token. Questions do not draw on the retry budget: to leave a commit in doubt is worse, and they are few.
 pub(crate) async fn resolve(
     client: &Inner,
     token: CommitToken,
     deadline: Instant,
+    is_final: fn(&KvError) -> bool,
 ) -> Result<Outcome, KvError> {
     let mut backoff = Backoff::new(client.random.clone(), FIRST_DELAY, MAX_DELAY);
     while Instant::now() < deadline {
         let answer = ask(client, token, deadline.min(Instant::now() + PATIENCE)).await;
         let again = match answer {
             Ok(outcome) => return Ok(outcome),
-            Err(Failure::Kv(error @ (KvError::Invalid { .. } | KvError::WrongCluster { .. }))) => {
-                return Err(error);
-            }
+            Err(Failure::Kv(error)) if is_final(&error) => return Err(error),
             Err(Failure::Kv(error)) => error.retry_after(),
             Err(Failure::Lost(_) | Failure::Timeout) => None,
         };

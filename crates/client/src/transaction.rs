@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::Inner;
 use crate::error::Result;
 use crate::options::TxnOptions;
-use crate::outcome::{Outcome, resolve};
+use crate::outcome::{Outcome, resolve_commit};
 use crate::session::Failure;
 use crate::txn::{Limit, Open, Txn};
 
@@ -137,7 +137,7 @@ impl Transaction {
         }
         let token = self.token();
         tracing::debug!(txn = %token.txn, ?doubt, "commit in doubt: asking for the outcome");
-        match resolve(&self.client, token, deadline).await? {
+        match resolve_commit(&self.client, token, deadline).await? {
             Outcome::Committed(timestamp) => Ok(Committed { timestamp, token }),
             Outcome::Aborted => Err(KvError::Aborted {
                 why: match doubt {

@@ -125,3 +125,27 @@ async fn a_one_shot_write_is_applied_once_whatever_is_lost() {
         assert_eq!(client.get("k").await.unwrap().unwrap(), "v");
     }
 }
+
+/// A refused question says nothing of the commit that it is about.
+#[tokio::test]
+async fn a_question_that_is_refused_leaves_the_commit_in_doubt() {
+    let cluster = FakeCluster::new();
+    let client = cluster.client_with(Client::builder().deadline(Duration::from_millis(300)));
+    let refusals = |count| vec![KvError::invalid("a stream that this node does not know yet"); count];
+    cluster.fail_outcomes(refusals(2));
+    assert_eq!(increments(&cluster, &client, Fault::LoseReply).await, (1, 1));
+
+    let write = Execute::new().put("k", "v");
+    cluster.inject([Fault::LoseReply]);
+    cluster.fail_outcomes(refusals(100));
+    let error = client.execute(&write).await.unwrap_err();
+    assert!(!error.is_definite() && error.token().is_some(), "{error}");
+    let txn = client.begin(TxnOptions::default()).await.unwrap();
+    txn.put("l", "v").await.unwrap();
+    cluster.inject([Fault::LoseReply]);
+    let error = txn.commit().await.unwrap_err();
+    assert!(!error.is_definite() && error.token().is_some(), "{error}");
+    // Whoever asks without a commit of its own is told what is wrong with the question.
+    let error = client.outcome(error.token().unwrap()).await.unwrap_err();
+    assert!(matches!(error, Error::Kv(KvError::Invalid { .. })), "{error}");
+}

@@ -4,7 +4,7 @@
 //! ```text
 //! attempt n ── Decide ──> committed ──> wait until now.earliest > commit (R3) ──> told
 //!    ^                    held, not ready ──> the same attempt again, after a pause
-//!    │                    wrong epoch ──> not decided there: attempt n + 1 at the new owner
+//!    │                    wrong epoch, given up ──> not decided there: attempt n + 1 at the owner
 //!    │                    refused ──> told
 //!    └── aborted <── AttemptOutcome <── lost after sending, owner deposed
 //!                        └──> committed ──> R3
@@ -86,6 +86,8 @@ enum Verdict {
     Committed(Timestamp),
     /// It never will be; another one may.
     NotDecided,
+    /// Nor will this one, at an owner that stays the same: another one may, after a pause.
+    GivenUp,
     /// The transaction is refused for good.
     Refused(KvError),
     /// It may have committed, or may yet.
@@ -191,6 +193,11 @@ impl Processor {
                 Ok(owner) => owner,
                 Err(error) => return Err(error),
             };
+            // Nothing of this transaction is under way now. A request that left after its deadline could outlive every
+            // memory of what the client was told meanwhile.
+            if Instant::now() >= deadline {
+                return Err(too_late());
+            }
             // Another epoch is another attempt; the last one is surely undecided by now.
             if epoch != Some(owner.epoch) {
                 number += 1;
@@ -212,6 +219,12 @@ impl Processor {
                 Verdict::Refused(error) => return Err(error),
                 Verdict::Unknown => return Err(KvError::OutcomeUnknown { token }),
                 Verdict::NotDecided => epoch = None,
+                Verdict::GivenUp => {
+                    epoch = None;
+                    if !backoff.pause(Duration::ZERO, deadline).await {
+                        return Err(too_late());
+                    }
+                }
                 Verdict::Again(error, pause) => {
                     if !backoff.pause(pause, deadline).await {
                         return Err(error);
@@ -299,9 +312,13 @@ impl Processor {
             Reason::WrongEpoch => {
                 let current = Epoch(epoch);
                 self.owners.forget(attempt.home, attempt.home_epoch);
-                if current > attempt.home_epoch && !owner.is_empty() {
+                if current >= attempt.home_epoch && !owner.is_empty() {
                     self.owners.learn(attempt.home, &owner, current);
-                    Verdict::NotDecided
+                    if current > attempt.home_epoch {
+                        Verdict::NotDecided
+                    } else {
+                        Verdict::GivenUp
+                    }
                 } else {
                     // It knows of no newer owner: look for one, without haste.
                     let what = format!("stream {} has no owner at the moment", attempt.home);
@@ -413,6 +430,13 @@ fn before_commit(error: KvError) -> KvError {
             why: format!("the deadline passed before its commit, while waiting for {waiting_for}"),
         },
         other => other,
+    }
+}
+
+/// The deadline passed while no attempt was under way.
+fn too_late() -> KvError {
+    KvError::Aborted {
+        why: "the deadline passed before its commit was decided".to_owned(),
     }
 }
 

@@ -11,7 +11,8 @@ use meridian_types::Key;
 use tokio::time::Instant;
 
 use crate::processor::Processor;
-use crate::txn::Txn;
+use crate::registry::Asked;
+use crate::txn::{Committed, Ending, Txn};
 
 /// Rolls the transaction back when the call ends early, unless its commit was asked for.
 struct RollBack(Arc<Txn>);
@@ -25,35 +26,60 @@ impl Drop for RollBack {
 impl Processor {
     /// Preconditions, reads, writes and commit. The preconditions are checked at the snapshot, and again at
     /// commit like reads for update; if one does not hold nothing is written.
+    ///
+    /// A commit refused because its snapshot is too old is definitely aborted, so the whole is run again, under the same
+    /// id, from the snapshot on that can succeed: that is what every transaction meets whose owner died a moment ago (R18).
     pub(crate) async fn execute(
         self: &Arc<Self>,
         request: ExecuteRequest,
         deadline: Instant,
     ) -> KvResult<ExecuteResponse> {
-        let begin = BeginRequest {
-            txn_id: request.txn_id,
+        let mut begin = BeginRequest {
+            txn_id: request.txn_id.clone(),
             isolation: request.isolation,
             min_start: request.min_start,
             ..BeginRequest::default()
         };
-        let txn = self.begin(&begin)?;
+        let mut backoff = self.retry.backoff();
+        loop {
+            let (values, ending) = self.run_once(&begin, &request, deadline).await?;
+            let min_start = match ending {
+                Ok(committed) => return Ok(executed(values, committed)),
+                Err(KvError::SnapshotTooOld { min_start }) => min_start,
+                Err(error) => return Err(error),
+            };
+            let wait = min_start.since(self.env.clock.now().latest);
+            let is_reached = Instant::now().checked_add(wait).is_some_and(|at| at < deadline);
+            if !is_reached || !backoff.pause(wait, deadline).await {
+                return Err(KvError::SnapshotTooOld { min_start });
+            }
+            begin.min_start = begin.min_start.max(min_start.0);
+        }
+    }
+
+    /// Runs it once; an error of the commit is apart from those before it.
+    async fn run_once(
+        self: &Arc<Self>,
+        begin: &BeginRequest,
+        request: &ExecuteRequest,
+        deadline: Instant,
+    ) -> KvResult<(Vec<GetResponse>, Ending)> {
+        let txn = self.begin_as(begin, Asked::ToRun)?;
         let _roll_back = RollBack(txn.clone());
         self.check_preconditions(&txn, &request.preconditions, deadline)
             .await?;
         let values = if request.reads.is_empty() {
             Vec::new()
         } else {
-            txn.issue_get(request.reads, false)?.run(self, deadline).await?
+            txn.issue_get(request.reads.clone(), false)?
+                .run(self, deadline)
+                .await?
         };
-        for Mutation { key, value } in request.mutations {
-            txn.write(key, value)?;
+        for Mutation { key, value } in &request.mutations {
+            txn.write(key.clone(), value.clone())?;
         }
-        let committed = self.commit(&txn, deadline).await?;
-        Ok(ExecuteResponse {
-            values,
-            commit_timestamp: committed.commit.0,
-            token: Some(committed.token.into()),
-        })
+        let ending = self.commit(&txn, deadline).await;
+        Ok((values, ending))
     }
 
     async fn check_preconditions(
@@ -79,6 +105,14 @@ impl Processor {
             }
         }
         Ok(())
+    }
+}
+
+fn executed(values: Vec<GetResponse>, committed: Committed) -> ExecuteResponse {
+    ExecuteResponse {
+        values,
+        commit_timestamp: committed.commit.0,
+        token: Some(committed.token.into()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::budget::{Budget, Reservation};
 use crate::config::Config;
 use crate::figures::Figures;
 use crate::mux::MuxLimits;
-use crate::registry::Registry;
+use crate::registry::{Asked, Registry};
 use crate::retry::Retry;
 use crate::scan::{Scan, ScanSpec};
 use crate::storage::StorageNodes;
@@ -121,6 +121,11 @@ impl Processor {
 
     /// Begins a transaction. Its snapshot is taken later (R1).
     pub(crate) fn begin(&self, request: &BeginRequest) -> KvResult<Arc<Txn>> {
+        self.begin_as(request, Asked::ToBegin)
+    }
+
+    /// Begins a transaction, to run all of it or not.
+    pub(crate) fn begin_as(&self, request: &BeginRequest, asked: Asked) -> KvResult<Arc<Txn>> {
         self.check_ready()?;
         let now = self.env.clock.now().latest;
         let options = Options::new(request, &self.config, now)?;
@@ -132,7 +137,7 @@ impl Processor {
         let held = self.budget.reserve();
         let begun = self
             .registry
-            .begin(id, |slot| Txn::new(id, options, now, held, slot));
+            .begin(id, asked, |slot| Txn::new(id, options, now, held, slot));
         match &begun {
             Ok(_) => self.figures.begun.fetch_add(1, Ordering::Relaxed),
             Err(_) => self.figures.refused.fetch_add(1, Ordering::Relaxed),

@@ -31,6 +31,15 @@ struct Known {
     next_generation: u64,
 }
 
+/// What a request that names a transaction id asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To begin it: nothing can commit without another request.
+    ToBegin,
+    /// To run all of it: if that is a repetition, the first one may commit any moment.
+    ToRun,
+}
+
 /// Counts a transaction as open; dropped when it ends.
 pub(crate) struct OpenSlot {
     registry: Weak<Registry>,
@@ -62,18 +71,22 @@ impl Registry {
     }
 
     /// Adds a transaction that `make` begins. Refused when too many are open, and when the id is in use: by a
-    /// transaction that is open, or by one that may have committed.
+    /// transaction that is open, or by one that may have committed or may yet.
     pub(crate) fn begin(
         self: &Arc<Self>,
         id: TxnId,
+        asked: Asked,
         make: impl FnOnce(OpenSlot) -> Txn,
     ) -> KvResult<Arc<Txn>> {
         let mut known = self.lock();
         if let Some((_, other)) = known.txns.get(&id) {
             match other.ending() {
                 Some(Err(error)) if error.is_definite() => {}
-                Some(_) => return Err(KvError::OutcomeUnknown { token: other.token() }),
-                None => return Err(KvError::invalid(format!("transaction id {id} is in use"))),
+                None if asked == Asked::ToBegin && other.is_open() => {
+                    return Err(KvError::invalid(format!("transaction id {id} is in use")));
+                }
+                // Not this request, but the transaction of this id has committed, or still may (I9).
+                _ => return Err(KvError::OutcomeUnknown { token: other.token() }),
             }
         }
         if self.open.load(Ordering::Relaxed) >= self.max_open {

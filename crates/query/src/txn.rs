@@ -185,6 +185,11 @@ impl Txn {
         Ok(Busy { txn: self.clone() })
     }
 
+    /// Whether neither its commit nor its end was asked for.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().phase == Phase::Open
+    }
+
     /// Refuses when the transaction has ended, or can only be rolled back.
     pub(crate) fn check_open(&self) -> KvResult<()> {
         self.check(&self.lock())

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use meridian_rpc::KvError;
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::v1::outcome_response::Outcome;
-use meridian_types::{Epoch, Timestamp};
+use meridian_rpc::v1::{ExecuteRequest, Mutation};
+use meridian_types::{Attempt, Epoch, Timestamp, TxnId};
 
-use crate::cluster::{Cluster, Txn, outcome};
+use crate::cluster::{Cluster, Txn, execute, outcome};
 use crate::world::{HOME, Script};
 
 async fn writer(cluster: &Cluster) -> Txn {
@@ -270,4 +271,126 @@ async fn a_hot_key_gets_on() {
     assert!(attempts.iter().all(|attempts| *attempts <= 25), "{attempts:?}");
     let mut txn = cluster.begin().await;
     assert_eq!(txn.get("counter").await.unwrap().as_deref(), Some("20"));
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_given_up_is_followed_by_another() {
+    let cluster = Cluster::start().await;
+    let mut txn = writer(&cluster).await;
+    let id = txn.begun.token.clone().unwrap().txn_id;
+    // Somebody ran a transaction of this id before, and asked what became of its first attempt.
+    cluster.world.core().barred_attempts.insert(Attempt {
+        txn: TxnId::from_slice(&id).unwrap(),
+        number: 1,
+        home: HOME,
+        home_epoch: Epoch(1),
+    });
+    txn.commit().await.unwrap();
+    assert_eq!(attempts(&cluster), [(1, 1), (2, 1)]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_the_deadline() {
+    let cluster = Cluster::start().await;
+    // The owner is known: nothing would have to be waited for.
+    writer(&cluster).await.commit().await.unwrap();
+    let seen = attempts(&cluster).len();
+    for _ in 0..20 {
+        let error = writer(&cluster)
+            .await
+            .commit_within(Duration::ZERO)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, KvError::Aborted { .. }), "{error}");
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(cluster.world.core().attempts.len(), seen);
+}
+
+fn blind_write(id: u8) -> ExecuteRequest {
+    ExecuteRequest {
+        txn_id: vec![id; 16].into(),
+        mutations: vec![Mutation {
+            key: "a".into(),
+            value: Some("1".into()),
+        }],
+        ..ExecuteRequest::default()
+    }
+}
+
+/// A new owner refuses every start before its predecessor's lease ended (R18).
+#[tokio::test]
+async fn a_whole_transaction_is_run_again_until_the_new_owner_takes_its_start() {
+    let cluster = Cluster::start().await;
+    cluster.world.script([Script::LoseRequest, Script::NewEpoch]);
+    let window_low = cluster
+        .clock
+        .now()
+        .latest
+        .saturating_add(Duration::from_millis(300));
+    cluster.world.core().adjudication.raise_window_low(window_low);
+    let executed = execute(&mut cluster.client(), blind_write(7)).await.unwrap();
+    assert!(executed.commit_timestamp > window_low.0);
+    let core = cluster.world.core();
+    let (last, start) = *core.attempts.last().unwrap();
+    assert!(start >= window_low);
+    assert_eq!(
+        (core.records, last.txn),
+        (1, TxnId::from_slice(&[7; 16]).unwrap())
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_the_deadline_does_not_reach_is_told_at_once() {
+    let cluster = Cluster::start().await;
+    let window_low = cluster.clock.now().latest.saturating_add(Duration::from_secs(30));
+    cluster.world.core().adjudication.raise_window_low(window_low);
+    let begun = Instant::now();
+    let error = execute(&mut cluster.client(), blind_write(7)).await.unwrap_err();
+    assert_eq!(
+        error,
+        KvError::SnapshotTooOld {
+            min_start: window_low
+        }
+    );
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+/// I9: the repetition was not applied, but the transaction of that id will be.
+#[tokio::test]
+async fn a_repeated_execute_is_in_doubt_while_the_first_one_runs() {
+    let cluster = Cluster::start().await;
+    let reading = |id| ExecuteRequest {
+        reads: vec!["b".into()],
+        ..blind_write(id)
+    };
+    for (id, while_reading) in [(1, true), (2, false)] {
+        let slow = Duration::from_millis(100);
+        if while_reading {
+            for reads in ["st-1", "st-2"] {
+                let scripts = [crate::world::ReadScript::Slow(slow)].into();
+                cluster.world.core().reads.insert(reads, scripts);
+            }
+        } else {
+            cluster.world.core().reads.clear();
+            cluster.world.script([Script::Slow(slow)]);
+        }
+        let mut client = cluster.client();
+        let first = tokio::spawn(async move { execute(&mut client, reading(id)).await });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let error = execute(&mut cluster.client(), reading(id)).await.unwrap_err();
+        assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{error}");
+        if !while_reading {
+            let begin = meridian_rpc::v1::BeginRequest {
+                txn_id: vec![id; 16].into(),
+                ..Default::default()
+            };
+            let refused = cluster.client().begin(begin).await.unwrap_err();
+            assert!(matches!(
+                KvError::from_status(&refused),
+                Some(KvError::OutcomeUnknown { .. })
+            ));
+        }
+        first.await.unwrap().unwrap();
+    }
 }

@@ -134,7 +134,7 @@ impl Core {
             return self.refuse(Reason::WrongEpoch);
         }
         if self.barred_attempts.contains(&attempt) {
-            return self.refuse(Reason::Barred);
+            return self.refuse(Reason::WrongEpoch);
         }
         // The stand-in changes epochs without a takeover; the decisions go on.
         attempt.home_epoch = self.adjudication.epoch();

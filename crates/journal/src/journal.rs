@@ -16,7 +16,7 @@ mod state;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use meridian_clock::SharedClock;
 use meridian_protocol::fencing::ReplicaLog;
@@ -258,7 +258,20 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(|poisoned| {
+            let mut state = poisoned.into_inner();
+            self.fail_half_way(&mut state);
+            state
+        })
+    }
+
+    /// What was decided may be held here and not be queued: a repeated append would be acknowledged without having been written.
+    fn fail_half_way(&self, state: &mut State) {
+        let what = "a decision died half-way";
+        if !matches!(state.phase, Phase::Failed(_)) {
+            tracing::error!(node = %self.identity.node, what, "journal node stops");
+        }
+        self.fail_in(state, what);
     }
 
     fn wake_writer(&self) {

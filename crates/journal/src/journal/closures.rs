@@ -7,12 +7,16 @@ use meridian_types::RangeId;
 
 /// Closures kept per range. A subscriber that falls further behind misses some, which the later ones imply.
 const KEPT_PER_RANGE: usize = 16;
+/// Streams that all closures together may name (64 MiB). Beyond it a range keeps fewer; one that keeps none drops new ones.
+const MAX_KEPT_DEPENDENCIES: usize = 4 << 20;
 
 /// The newest closures of each range, numbered in order of arrival.
 #[derive(Default)]
 pub struct Closures {
     by_range: BTreeMap<RangeId, VecDeque<(u64, Closure)>>,
     arrived: u64,
+    /// How many streams the closures that are kept name.
+    dependencies: usize,
 }
 
 impl Closures {
@@ -21,11 +25,18 @@ impl Closures {
         if self.by_range.len() >= max_ranges && !self.by_range.contains_key(&closure.range) {
             return;
         }
-        self.arrived += 1;
         let kept = self.by_range.entry(closure.range).or_default();
-        if kept.len() == KEPT_PER_RANGE {
-            kept.pop_front();
+        let room = MAX_KEPT_DEPENDENCIES.saturating_sub(closure.after.len());
+        while (kept.len() >= KEPT_PER_RANGE || self.dependencies > room)
+            && let Some((_, oldest)) = kept.pop_front()
+        {
+            self.dependencies -= oldest.after.len();
         }
+        if self.dependencies > room {
+            return;
+        }
+        self.arrived += 1;
+        self.dependencies += closure.after.len();
         kept.push_back((self.arrived, closure));
     }
 

@@ -22,7 +22,11 @@ impl Journal {
         let state = self.lock();
         let is_waiting = |state: &mut State| state.queue.is_empty() && state.phase == Phase::Serving;
         let waited = self.work.wait_timeout_while(state, timeout, is_waiting);
-        let (mut state, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut state, _) = waited.unwrap_or_else(|poisoned| {
+            let (mut state, timeout) = poisoned.into_inner();
+            self.fail_half_way(&mut state);
+            (state, timeout)
+        });
         self.take_group(&mut state)
     }
 

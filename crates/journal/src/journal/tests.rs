@@ -162,6 +162,50 @@ fn an_entry_that_was_cut_and_came_back_before_its_sync_can_be_read_when_the_rest
     assert_eq!(bench.journal.failure(), None);
 }
 
+/// A decision that dies half-way may have changed what is held without queueing it: a repeated append would then be
+/// acknowledged although it was never written.
+#[test]
+fn a_decision_that_panics_stops_the_node() {
+    let mut bench = Bench::new();
+    bench.append(1, &entries(&[(1, 1)]), 0);
+    std::thread::scope(|scope| {
+        let decision = scope.spawn(|| {
+            let _state = bench.journal.lock();
+            panic!("a decision panics, as this test wants");
+        });
+        assert!(decision.join().is_err());
+    });
+    assert!(bench.journal.check_serving().is_err());
+    assert!(bench.journal.failure().is_some() && bench.journal.stopped().is_cancelled());
+    assert!(!bench.take(), "nothing is acknowledged any more");
+}
+
+/// Whatever an owner says: closures are kept in bounded memory, and the newest of each range first of all.
+#[test]
+fn the_dependencies_of_closures_are_bounded() {
+    let mut closures = Closures::default();
+    let after: Vec<(StreamId, Lsn)> = (0..10_000).map(|stream| (StreamId(stream), Lsn(1))).collect();
+    for round in 1..=3 {
+        for range in 0..1_000 {
+            let closure = meridian_protocol::closing::Closure {
+                range: meridian_types::RangeId(range),
+                epoch: Epoch(1),
+                x: meridian_types::Timestamp(round),
+                after: after.clone(),
+            };
+            closures.push(closure, 100_000);
+        }
+    }
+    let (kept, _) = closures.after(0);
+    let dependencies: usize = kept.iter().map(|closure| closure.after.len()).sum();
+    assert!(dependencies <= 4 << 20, "{dependencies} are kept");
+    let newest = kept
+        .iter()
+        .filter(|closure| closure.range.0 == 0)
+        .map(|closure| closure.x.0);
+    assert_eq!(newest.max(), Some(3));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// The owner of the newest epoch goes on, or one of a new epoch that adopted an earlier log.

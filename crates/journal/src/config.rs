@@ -80,8 +80,14 @@ impl Config {
         if self.queue_bytes < meridian_types::limits::MAX_MESSAGE_BYTES {
             return wrong("queue_bytes must be at least 16 MiB");
         }
-        if self.connection_queue == 0 || self.max_streams == 0 {
-            return wrong("connection_queue and max_streams must be at least 1");
+        let counts = [
+            self.connection_queue,
+            self.max_streams,
+            self.group_bytes,
+            self.batch_bytes,
+        ];
+        if counts.contains(&0) {
+            return wrong("connection_queue, max_streams, group_bytes and batch_bytes must be at least 1");
         }
         Ok(())
     }

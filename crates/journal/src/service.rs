@@ -81,6 +81,15 @@ impl JournalRpc for JournalService {
 
     async fn state(&self, request: Request<StateRequest>) -> Result<Response<StateResponse>, Status> {
         self.journal.check_serving()?;
+        let (asked, limit) = (request.get_ref().streams.len(), self.journal.config().max_streams);
+        if asked > limit {
+            return Err(KvError::LimitExceeded {
+                limit: "streams of a question".to_owned(),
+                allowed: limit as u64,
+                got: asked as u64,
+            }
+            .into());
+        }
         Ok(Response::new(self.journal.state(request.get_ref())))
     }
 

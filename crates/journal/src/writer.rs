@@ -12,7 +12,17 @@ use crate::wal::format::Body;
 pub struct LogWriter {
     journal: Arc<Journal>,
     wal: Wal,
+    has_ended: bool,
     _lock: Box<dyn Send + Sync>,
+}
+
+impl Drop for LogWriter {
+    /// Whatever becomes of its thread or task: a node without a writer would take appends in and answer none of them.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.journal.fail("the log's writer ended unexpectedly");
+        }
+    }
 }
 
 impl LogWriter {
@@ -21,6 +31,7 @@ impl LogWriter {
         Self {
             journal,
             wal,
+            has_ended: false,
             _lock: lock,
         }
     }
@@ -94,14 +105,17 @@ impl LogWriter {
     }
 
     fn end(mut self) -> Result<(), String> {
-        match self.journal.failure() {
+        let result = match self.journal.failure() {
             Some(what) => Err(what),
             None => self.sync_mark(),
-        }
+        };
+        self.has_ended = true;
+        result
     }
 
-    fn fail(&self, what: String) -> Result<(), String> {
+    fn fail(&mut self, what: String) -> Result<(), String> {
         self.journal.fail(&what);
+        self.has_ended = true;
         Err(what)
     }
 }

@@ -23,9 +23,15 @@ impl RealFiles {
     /// The directory, created (with its parents) when it does not exist.
     pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
-        if !dir.is_dir() {
+        let parents = || {
+            dir.ancestors()
+                .map(|dir| if dir == Path::new("") { Path::new(".") } else { dir })
+        };
+        let missing = parents().take_while(|dir| !dir.is_dir()).count();
+        if missing > 0 {
             fs::create_dir_all(&dir)?;
-            if let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) {
+            // Each new directory's name is in its parent.
+            for parent in parents().skip(1).take(missing) {
                 fs::File::open(parent)?.sync_all()?;
             }
         }

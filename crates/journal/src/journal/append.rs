@@ -150,9 +150,10 @@ impl Journal {
             AppendDecision::Refused { promised } => Reply::RefusedByEpoch(promised.0),
             AppendDecision::Mismatch { last } => Reply::Mismatch(last.into()),
             AppendDecision::Rejoining { disk } => Reply::RejoinDiskId(disk.to_bytes()),
-            AppendDecision::Malformed => {
-                Reply::Invalid("the append's positions have gaps, or its epochs decrease".to_owned())
-            }
+            AppendDecision::Malformed => Reply::Invalid(
+                "the append contradicts itself or an earlier one: gaps, falling epochs, or other entries"
+                    .to_owned(),
+            ),
             AppendDecision::CutsCommitted { committed, at } => {
                 return Err(self.disagreement(state, id, epoch, committed, at));
             }

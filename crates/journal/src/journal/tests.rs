@@ -180,6 +180,15 @@ fn a_decision_that_panics_stops_the_node() {
     assert!(!bench.take(), "nothing is acknowledged any more");
 }
 
+/// A node without its writer would take appends in and answer none of them.
+#[test]
+fn a_writer_that_goes_away_stops_the_node() {
+    let Bench { journal, wal, .. } = Bench::new();
+    let journal = Arc::new(journal);
+    drop(crate::writer::LogWriter::new(journal.clone(), wal, Box::new(())));
+    assert!(journal.failure().is_some() && journal.stopped().is_cancelled());
+}
+
 /// Whatever an owner says: closures are kept in bounded memory, and the newest of each range first of all.
 #[test]
 fn the_dependencies_of_closures_are_bounded() {

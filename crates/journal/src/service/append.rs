@@ -14,8 +14,8 @@ use tonic::{Status, Streaming};
 use super::gone;
 use crate::journal::{Journal, MAX_OWNER_BYTES};
 
-/// What a message takes beside its entries' payloads.
-const OVERHEAD_BYTES: usize = 256;
+/// What an append, or an entry, takes in memory beside the payloads until it is written, about.
+const OVERHEAD_BYTES: usize = 512;
 
 /// Replies come back on the returned stream, in the order of the batches.
 pub fn serve(
@@ -69,16 +69,10 @@ async fn receive_all(
                 *connection.insert(journal.connect(NodeName(batch.owner.clone())))
             }
         };
-        let bytes: usize = batch
-            .appends
-            .iter()
-            .flat_map(|append| &append.entries)
-            .map(size)
-            .sum();
         let room = tokio::select! {
             biased;
             () = journal.stopped().cancelled() => return Err(gone(journal)),
-            room = journal.room_for(bytes + OVERHEAD_BYTES) => room?,
+            room = journal.room_for(message_bytes(&batch)) => room?,
         };
         let slot = tokio::select! {
             biased;
@@ -91,6 +85,36 @@ async fn receive_all(
     }
 }
 
-fn size(entry: &meridian_rpc::internal::Entry) -> usize {
-    entry.payload.len() + OVERHEAD_BYTES
+/// What a message takes in memory until it is written, about. Appends count also without entries: each decision keeps what is needed
+/// to take it back.
+fn message_bytes(batch: &AppendBatch) -> usize {
+    let entries = batch.appends.iter().flat_map(|append| &append.entries);
+    let entries: usize = entries.map(|entry| entry.payload.len() + OVERHEAD_BYTES).sum();
+    entries + (batch.appends.len() + 1) * OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_rpc::internal::{AppendRequest, Entry};
+
+    use super::*;
+
+    #[test]
+    fn appends_without_entries_take_room_too() {
+        let appends = vec![AppendRequest::default(); 1_000];
+        let batch = AppendBatch {
+            appends,
+            ..AppendBatch::default()
+        };
+        assert!(message_bytes(&batch) >= 1_000 * OVERHEAD_BYTES);
+        let append = AppendRequest {
+            entries: vec![Entry::default(); 1_000],
+            ..AppendRequest::default()
+        };
+        let batch = AppendBatch {
+            appends: vec![append],
+            ..AppendBatch::default()
+        };
+        assert!(message_bytes(&batch) >= 1_000 * OVERHEAD_BYTES);
+    }
 }

@@ -50,16 +50,24 @@ async fn next_batch(mut reading: Reading) -> Option<(Result<ReadResponse, Status
         .journal
         .read_log(reading.stream, reading.next, reading.to, budget);
     let result = match read {
-        Ok(mut entries) => {
-            match entries.last() {
-                Some(last) => reading.next = Lsn(last.lsn).next(),
-                None => reading.is_done = true,
+        Ok(mut entries) => match entries.last() {
+            Some(last) => {
+                reading.next = Lsn(last.lsn).next();
+                if reading.headers_only {
+                    entries.iter_mut().for_each(strip);
+                }
+                Ok(ReadResponse { entries })
             }
-            if reading.headers_only {
-                entries.iter_mut().for_each(strip);
+            // An end before `to` would be taken for the whole answer.
+            None => {
+                reading.is_done = true;
+                let missing = format!(
+                    "stream {}: entry {} is not held here",
+                    reading.stream, reading.next
+                );
+                Err(KvError::unavailable(missing).into())
             }
-            Ok(ReadResponse { entries })
-        }
+        },
         Err(error) => {
             reading.is_done = true;
             Err(error.into())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use meridian_journal::files::{Fault, MemoryFiles, RealFiles};
 use meridian_journal::wal::{MARK_FILE, segment_name};
 use meridian_journal::{Config, StartError, Writer, disk};
+use meridian_rpc::internal::StateRequest;
 use meridian_rpc::internal::append_reply::Result as Reply;
 use tonic::Code;
 
@@ -232,6 +233,44 @@ async fn a_lost_disk_is_refused_unless_it_is_replaced_and_then_it_votes_only_onc
         !again.fence("j1", 9, "a2").await.rejoining,
         "rebuilt, also after a restart"
     );
+}
+
+#[tokio::test]
+async fn a_configuration_under_which_nothing_would_be_written_or_read_is_refused() {
+    let world = World::default();
+    let wrong = [
+        Config {
+            group_bytes: 0,
+            ..small_config()
+        },
+        Config {
+            batch_bytes: 0,
+            ..small_config()
+        },
+    ];
+    for config in wrong {
+        let started = world.try_start(config, "j1", Arc::new(registered("j1", 1))).await;
+        assert!(matches!(started.err(), Some(StartError::Config { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_question_about_more_streams_than_the_node_may_hold_is_refused() {
+    let world = World::default();
+    let config = Config {
+        max_streams: 2,
+        ..small_config()
+    };
+    let _node = world
+        .try_start(config, "j1", Arc::new(registered("j1", 1)))
+        .await
+        .unwrap();
+    let ask = |streams| {
+        let mut client = world.client("j1");
+        async move { client.state(StateRequest { streams }).await }
+    };
+    assert_eq!(ask(vec![1, 2]).await.unwrap().into_inner().streams.len(), 2);
+    assert!(ask(vec![1, 2, 3]).await.is_err());
 }
 
 #[tokio::test]

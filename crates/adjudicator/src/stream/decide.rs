@@ -11,7 +11,7 @@ use super::owner::{Owner, Phase};
 use super::waiting::Answer;
 use crate::config::Lead;
 use crate::records;
-use crate::request::{DecideWork, given_up, not_ready, to_wire};
+use crate::request::{DecideWork, given_up, not_ready, to_wire, wrong_epoch};
 
 /// Entries that may be on their way; bytes are bounded by the configuration.
 const MAX_ENTRIES_IN_FLIGHT: u64 = 65_536;
@@ -21,21 +21,17 @@ const MAX_WAITING: usize = 131_072;
 impl Owner {
     /// Whether commit requests may be read from the queue now.
     pub(super) fn takes_requests(&self) -> bool {
-        self.lets_go() || (self.phase == Phase::Serving && self.held.is_none() && self.has_room())
+        match self.phase {
+            // Nobody can know its epoch yet: they are refused.
+            Phase::Opening => true,
+            Phase::Serving if self.held.is_none() && self.has_room() => true,
+            _ => self.lets_go(),
+        }
     }
 
-    /// Whether it keeps nobody waiting. An opening is not given up for this: it may take long to copy what a quorum
-    /// lacks.
+    /// Whether it keeps nobody waiting for the journal any more.
     fn lets_go(&self) -> bool {
-        self.may_stall() && self.is_stalled()
-    }
-
-    /// Whether it depends on the journal now, with nothing else that bounds the time.
-    pub(super) fn may_stall(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Opening | Phase::Serving | Phase::Reopening { .. }
-        )
+        matches!(self.phase, Phase::Serving | Phase::Reopening { .. }) && self.is_stalled()
     }
 
     /// Whether more records may be put on their way.
@@ -87,6 +83,10 @@ impl Owner {
 
     /// A commit request. Answered later unless it is refused now.
     pub(super) fn on_request(&mut self, work: DecideWork) {
+        if self.phase == Phase::Opening {
+            work.reply.refused(wrong_epoch(None));
+            return;
+        }
         let now = self.ctx.now();
         self.note_use(now);
         if self.lets_go() {

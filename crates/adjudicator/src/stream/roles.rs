@@ -74,8 +74,6 @@ impl Task {
                 } else {
                     let pause = RETRY_PAUSE.mul_f64(self.rng.random_range(0.5..=1.5));
                     self.retry_at = Some(Instant::now() + pause);
-                    // The takeover may fail for long; a query processor that asks meanwhile knows that nothing was decided.
-                    self.refuse_queued();
                 }
             }
         }
@@ -87,7 +85,7 @@ impl Task {
         }
         self.retry_at = None;
         self.parked.retain(|control| !control.is_abandoned());
-        if self.parked.is_empty() && self.inbox.decides.is_empty() {
+        if self.parked.is_empty() {
             self.role = Role::Standby;
         } else {
             self.begin_takeover();
@@ -144,17 +142,13 @@ impl Task {
         self.recovery = None;
         self.role = Role::Standby;
         self.known_owner = None;
-        self.refuse_queued();
-        if !self.parked.is_empty() {
-            self.begin_takeover();
-        }
-    }
-
-    /// Nothing that waits in the queue was decided: it is to be tried elsewhere.
-    fn refuse_queued(&mut self) {
+        // Nothing that waits in the queue was decided: it is to be tried elsewhere.
         while let Ok(work) = self.inbox.decides.try_recv() {
             self.handle.budget.give_back(work.bytes);
             work.reply.refused(wrong_epoch(None));
+        }
+        if !self.parked.is_empty() {
+            self.begin_takeover();
         }
     }
 

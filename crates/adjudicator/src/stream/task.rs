@@ -171,9 +171,8 @@ impl Task {
 
     fn takes_decides(&self) -> bool {
         match &self.role {
-            Role::Standby => true,
-            // The outcome of the takeover decides what they are told.
-            Role::Recovering => false,
+            // Whatever comes of a takeover, what arrives before it ended names another epoch.
+            Role::Standby | Role::Recovering => true,
             Role::Owner(owner) => owner.takes_requests(),
         }
     }
@@ -193,7 +192,7 @@ impl Task {
             let stalls_at = owner.stalls_at().map(|due| due + TIMER_GRANULARITY);
             if owner.phase == Phase::Serving && owner.has_waiting() {
                 due.extend(stalls_at);
-            } else if owner.may_stall() && owner.phase != Phase::Serving {
+            } else if matches!(owner.phase, Phase::Reopening { .. }) {
                 // From then on requests are read, to be refused.
                 due.extend(stalls_at.filter(|due| *due > at));
             }

@@ -6,10 +6,12 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use meridian_client::Client;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// How many nodes of each role. Each is a process of its own.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +48,18 @@ pub struct Cluster {
     config: PathBuf,
     processes: BTreeMap<String, Option<Child>>,
     routers: Vec<String>,
+    _turn: OwnedMutexGuard<()>,
 }
+
+/// One cluster at a time, however many tests run at once: two would fight for the cores.
+static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// Creates a new cluster and starts all of its processes.
     pub async fn start(layout: Layout) -> Self {
+        let turn = TURN.clone().lock_owned().await;
         let directory = tempfile::Builder::new()
             .prefix("meridian-e2e-")
             .tempdir()
@@ -77,6 +84,7 @@ impl Cluster {
             config,
             processes,
             routers,
+            _turn: turn,
         };
         cluster.start_all();
         cluster.wait_until_writable().await;

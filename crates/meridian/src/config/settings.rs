@@ -102,7 +102,7 @@ impl ClockSource {
 }
 
 /// `[node.settings.<service>]`: what each process may choose for itself. The services' configurations also hold
-/// what all nodes must agree on ([`AGREED`]); that is set from `[cluster.settings]` and refused here.
+/// what all nodes must agree on; that is set from `[cluster.settings]` and refused here.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceSettings {

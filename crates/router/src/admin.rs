@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::NodeInfo;
 use crate::router::Router;
+use crate::status::Checked;
 
 /// Nodes asked at once.
 const CONCURRENCY: usize = 32;
@@ -39,7 +40,7 @@ impl Admin for AdminService {
 /// One node's status, or why there is none.
 async fn ask(router: Arc<Router>, node: NodeInfo) -> NodeStatus {
     let timeout = Duration::from_millis(router.config.status_timeout_ms);
-    let mut client = NodeClient::new(router.env.network.transport(&node.name));
+    let mut client = NodeClient::new(Checked(router.env.network.transport(&node.name)));
     let unreachable = match tokio::time::timeout(timeout, client.status(NodeStatusRequest {})).await {
         Ok(Ok(status)) => {
             return NodeStatus {

@@ -13,6 +13,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tonic::Code;
 
+use crate::status::Checked;
+
 /// The role and the state that a query processor's status must show.
 const ROLE: &str = "query";
 const READY: &str = "ready";
@@ -43,13 +45,13 @@ impl Backend {
         }
     }
 
-    /// A call did not get through: nothing new goes there until a probe does.
+    /// A call did not get through, or it takes nothing new: nothing new goes there until a probe finds it ready.
     pub(crate) fn mark_down(&self, why: &str) {
         self.set_ready(false, why);
     }
 
     async fn probe(&self, timeout: Duration) {
-        let mut client = NodeClient::new(self.transport());
+        let mut client = NodeClient::new(Checked(self.transport()));
         let answer = tokio::time::timeout(timeout, client.status(NodeStatusRequest {})).await;
         match answer {
             Ok(Ok(status)) => {

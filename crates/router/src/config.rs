@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::error::ConfigError;
+
 /// The configuration of a router. Every field has a default that fits a small machine.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,7 +22,9 @@ pub struct Config {
     pub status_timeout_ms: u64,
     /// How long a client may take to send enough of a request that it can be routed, in milliseconds.
     pub header_timeout_ms: u64,
-    /// How long open calls and sessions may go on after shutdown was asked for, in milliseconds.
+    /// How long a client may take to send the whole request of a call that is not a session, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// How long open calls and sessions may go on after shutdown was asked for, in milliseconds; then they are cut.
     pub drain_ms: u64,
 }
 
@@ -34,7 +38,25 @@ impl Default for Config {
             probe_timeout_ms: 1_000,
             status_timeout_ms: 2_000,
             header_timeout_ms: 10_000,
+            request_timeout_ms: 30_000,
             drain_ms: 4_000,
+        }
+    }
+}
+
+impl Config {
+    /// What would refuse everybody.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let bounds = [
+            ("max_sessions", self.max_sessions == 0),
+            ("max_requests", self.max_requests == 0),
+            ("probe_timeout_ms", self.probe_timeout_ms == 0),
+            ("header_timeout_ms", self.header_timeout_ms == 0),
+            ("request_timeout_ms", self.request_timeout_ms == 0),
+        ];
+        match bounds.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((name, _)) => Err(ConfigError::Zero { name }),
+            None => Ok(()),
         }
     }
 }

@@ -4,25 +4,35 @@
 //! | module | what |
 //! |---|---|
 //! | `proxy` | which query processor gets a call, and what becomes of one that breaks |
+//! | `head` | which call it is |
 //! | `peek` | the transaction's handle in the first bytes of a request |
-//! | `body` | bodies that can be taken back, or cut |
+//! | `call`, `upload`, `answer` | a call's two directions, which end together |
+//! | `frames` | where messages begin, and how large they are |
+//! | `status` | statuses that are safe to read |
 //! | `backends` | which query processors are ready |
-//! | `admin` | the status of the cluster |
+//! | `admin`, `figures` | the status of the cluster, and of the router |
 //!
 //! Invariant: the router knows nothing of what a transaction means, and holds nothing that must survive.
 #![forbid(unsafe_code)]
 
 mod admin;
+mod answer;
 mod backends;
-mod body;
+mod call;
 mod config;
 mod error;
+mod figures;
+mod frames;
+mod head;
 mod peek;
 mod proxy;
 mod router;
+mod status;
+mod upload;
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::v1::admin_server::AdminServer;
@@ -36,8 +46,11 @@ pub use error::ConfigError;
 
 use admin::AdminService;
 use error::ROLE;
-use proxy::KvProxy;
+use proxy::Proxy;
 use router::Router;
+
+/// How long connections may take to close after everything on them has ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A node of the cluster's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +80,7 @@ pub async fn start(
     if queries.is_empty() {
         return Err(ConfigError::NoQueryProcessors.into());
     }
-    let bounds = [
-        ("max_sessions", config.max_sessions),
-        ("max_requests", config.max_requests),
-    ];
-    if let Some((name, _)) = bounds.into_iter().find(|(_, bound)| *bound == 0) {
-        return Err(ConfigError::Zero { name }.into());
-    }
+    config.check()?;
     let router = Arc::new(Router::new(config, env, &queries, nodes, shutdown));
     let service = RouterService {
         router: router.clone(),
@@ -88,7 +95,8 @@ pub async fn start(
     })
 }
 
-/// Runs a router alone on `listener` until `shutdown`.
+/// Runs a router alone on `listener` until `shutdown`. It listens until it has drained: meanwhile open
+/// transactions are served, and who wants something new is told to go elsewhere.
 pub async fn run(
     config: Config,
     env: Env,
@@ -98,12 +106,26 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
     let failed = |what: String| ServiceFailure { role: ROLE, what };
-    let started = start(config, env, queries, nodes, shutdown.clone()).await?;
+    // The router also ends with its listener.
+    let stop = shutdown.child_token();
+    let _stop_at_the_end = stop.clone().drop_guard();
+    let mut started = start(config, env, queries, nodes, stop).await?;
     let mut routes = Routes::builder();
     started.service.register(&mut routes);
-    let served = meridian_rpc::serve(listener, routes.routes(), shutdown).await;
-    served.map_err(|error| failed(format!("the listener failed: {error}")))?;
-    started.stopped.await.map_err(|error| failed(error.to_string()))?
+    let drained = CancellationToken::new();
+    let mut served = pin!(meridian_rpc::serve(listener, routes.routes(), drained.clone()));
+    let ended = tokio::select! {
+        biased;
+        ended = &mut started.stopped => ended,
+        served = &mut served => {
+            let why = served.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            return Err(failed(format!("the listener failed: {why}")));
+        }
+    };
+    drained.cancel();
+    // Connections that do not end in time are left to their clients.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, served).await;
+    ended.map_err(|error| failed(error.to_string()))?
 }
 
 struct RouterService {
@@ -116,23 +138,17 @@ impl Service for RouterService {
     }
 
     fn register(&self, routes: &mut RoutesBuilder) {
-        routes.add_service(KvProxy(self.router.clone()));
+        routes.add_service(Proxy(self.router.clone()));
         routes.add_service(AdminServer::new(AdminService(self.router.clone())));
     }
 
     fn status(&self) -> ServiceStatus {
         let router = &self.router;
-        let mut figures: std::collections::HashMap<String, u64> = router
-            .backends
-            .sessions()
-            .map(|(node, sessions)| (format!("sessions_at_{node}"), sessions as u64))
-            .collect();
+        let mut figures = router.figures.by_name();
+        let sessions = router.backends.sessions();
+        figures.extend(sessions.map(|(node, sessions)| (format!("sessions_at_{node}"), sessions as u64)));
         figures.insert("sessions".to_owned(), router.open_sessions() as u64);
         figures.insert("requests".to_owned(), router.open_requests() as u64);
-        figures.insert(
-            "refused_overloaded".to_owned(),
-            router.refused.load(Ordering::Relaxed),
-        );
         figures.insert(
             "query_processors_ready".to_owned(),
             router.backends.ready() as u64,

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use meridian_types::limits;
+use crate::frames::{self, HEAD_BYTES, Unacceptable};
 
-/// The frame's head of gRPC: a flag (compressed) and the message's length.
-const HEAD_BYTES: usize = 5;
 /// Field 1, length-delimited: `transaction` in every request that has one.
 const HANDLE_TAG: u64 = 0x0a;
 
@@ -18,31 +16,21 @@ pub(crate) enum Peeked {
     More,
     /// The message has no handle.
     None,
-    /// The message is compressed, which nobody here reads.
-    Compressed,
-    /// The message is larger than anyone accepts: so many bytes.
-    TooLarge(usize),
+    /// Its head says enough.
+    Unacceptable(Unacceptable),
     /// Not a protobuf message.
     Malformed,
 }
 
 /// Looks at the bytes received so far.
 pub(crate) fn handle(bytes: &[u8]) -> Peeked {
-    let Some((head, _)) = bytes.split_at_checked(HEAD_BYTES) else {
+    let Some((head, _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Peeked::More;
     };
-    let [compressed, length @ ..] = head else {
-        return Peeked::More;
+    let length = match frames::length(*head) {
+        Ok(length) => length,
+        Err(what) => return Peeked::Unacceptable(what),
     };
-    if *compressed != 0 {
-        return Peeked::Compressed;
-    }
-    let length = length
-        .iter()
-        .fold(0usize, |length, byte| (length << 8) | usize::from(*byte));
-    if length > limits::MAX_MESSAGE_BYTES {
-        return Peeked::TooLarge(length);
-    }
     let mut scanner = Scanner {
         bytes,
         at: HEAD_BYTES,
@@ -178,8 +166,10 @@ mod tests {
             Peeked::None
         );
         assert_eq!(handle(&framed(b"")), Peeked::None);
-        assert_eq!(handle(&[1, 0, 0, 0, 1]), Peeked::Compressed);
-        assert_eq!(handle(&[0, 0xff, 0, 0, 0]), Peeked::TooLarge(0xff00_0000));
+        let unacceptable = Peeked::Unacceptable(Unacceptable::Compressed);
+        assert_eq!(handle(&[1, 0, 0, 0, 1]), unacceptable);
+        let unacceptable = Peeked::Unacceptable(Unacceptable::TooLarge(0xff00_0000));
+        assert_eq!(handle(&[0, 0xff, 0, 0, 0]), unacceptable);
         // A length that points behind the message, a group, a varint without end.
         for bad in [
             &[0x0a, 0xff, 0x01][..],

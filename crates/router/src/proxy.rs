@@ -11,7 +11,6 @@
 //! details: this request was not applied. What broke after it was handed on ends in a bare UNAVAILABLE, without details,
 //! which says nothing: a Commit or an Execute may have been applied.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,21 +19,24 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response, Uri, Version, header};
+use http::{Request, Response};
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::handle::TxnHandle;
-use meridian_types::limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
+use crate::answer::{Answer, early_end};
 use crate::backends::Backend;
-use crate::body::{Held, Retractable, read_ahead};
+use crate::call::{Call, OpenCall};
+use crate::head::{Head, Kind};
 use crate::peek::{self, Peeked};
 use crate::router::Router;
+use crate::status::remove_broken_details;
+use crate::upload::Upload;
 
 /// Most bytes of a request that are read to find its handle: any request but the largest batch reads, whatever
 /// the order of its fields. Usually the first few suffice.
@@ -42,13 +44,13 @@ const MAX_AHEAD_BYTES: usize = 2 << 20;
 
 /// The proxy of the Kv service.
 #[derive(Clone)]
-pub(crate) struct KvProxy(pub(crate) Arc<Router>);
+pub(crate) struct Proxy(pub(crate) Arc<Router>);
 
-impl NamedService for KvProxy {
+impl NamedService for Proxy {
     const NAME: &'static str = "meridian.v1.Kv";
 }
 
-impl Service<Request<Body>> for KvProxy {
+impl Service<Request<Body>> for Proxy {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
@@ -58,39 +60,14 @@ impl Service<Request<Body>> for KvProxy {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let router = self.0.clone();
+        let proxy = self.clone();
         async move {
-            Ok(router
+            Ok(proxy
                 .route(request)
                 .await
                 .unwrap_or_else(|status| status.into_http()))
         }
         .boxed()
-    }
-}
-
-/// Where a call goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Session,
-    /// Any query processor; begins something.
-    Begins,
-    /// Any query processor; asks about something.
-    Asks,
-    /// The one that the handle names.
-    Named,
-}
-
-impl Kind {
-    fn of(path: &str) -> Option<Self> {
-        Some(match path.rsplit('/').next()? {
-            "Session" => Self::Session,
-            "Begin" | "Execute" => Self::Begins,
-            "Outcome" => Self::Asks,
-            "Get" | "BatchGet" | "Scan" | "Put" | "Delete" | "DeleteRange" | "Savepoint" | "RollbackTo"
-            | "Commit" | "Rollback" => Self::Named,
-            _ => return None,
-        })
     }
 }
 
@@ -110,181 +87,211 @@ impl Drop for SessionCount {
     }
 }
 
-/// A request without its body, to be sent more than once.
-struct Head {
-    parts: http::request::Parts,
-}
-
-impl Head {
-    fn new(mut parts: http::request::Parts) -> Self {
-        // The next hop has its own.
-        parts.headers.remove(header::HOST);
-        let path = parts.uri.path_and_query().cloned();
-        parts.uri = path.map_or_else(Uri::default, Uri::from);
-        parts.version = Version::HTTP_2;
-        Self { parts }
-    }
-
-    fn with(&self, body: Body) -> Request<Body> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.version_mut() = self.parts.version;
-        *request.headers_mut() = self.parts.headers.clone();
-        request
-    }
-}
-
-/// Why a query processor did not take a request.
+/// Why there is no answer of a query processor.
 enum Refusal {
-    /// It has seen nothing of it. The body is there for another one.
-    NotSent(KvError, Retractable),
+    /// It has seen nothing of the request. Another one may have it.
+    NotSent(KvError),
     /// It may have done it.
     Lost(Status),
 }
 
-impl Router {
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotSent(error) => error.into(),
+            Refusal::Lost(status) => status,
+        }
+    }
+}
+
+/// What an open call holds besides its permit.
+type Held = (OwnedSemaphorePermit, Option<SessionCount>);
+
+impl Proxy {
+    /// Passes a call on to the query processor that it belongs to, and its answer back.
     async fn route(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let router = &self.0;
         let (parts, body) = request.into_parts();
         let kind = Kind::of(parts.uri.path())
             .ok_or_else(|| Status::unimplemented(format!("there is no call {}", parts.uri.path())))?;
-        if self.shutdown.is_cancelled() && matches!(kind, Kind::Session | Kind::Begins) {
-            return Err(KvError::unavailable(format!("router {} is shutting down", self.env.node)).into());
-        }
         let permit = self.admit(kind)?;
-        let head = Head::new(parts);
-        if kind == Kind::Named {
-            let (backend, body) = self.read_handle(body).await?;
-            let response = match send(&backend, &head, body).await {
-                Ok(response) => response,
-                Err(Refusal::NotSent(error, _)) => return Err(error.into()),
-                Err(Refusal::Lost(status)) => return Err(status),
-            };
-            return Ok(response.map(|body| Held::wrap(body, permit, self.cut.clone())));
-        }
-        let body = Retractable::new(VecDeque::new(), body);
-        self.send_to_any(kind, &head, body, permit).await
+        let open = OpenCall::new(&router.cut);
+        let upload = Upload::new(open.0.clone(), body);
+        let head = Head::new(kind, parts);
+        let (response, count) = tokio::select! {
+            biased;
+            () = open.0.ended() => return Err(self.ended_early(kind, &open.0, &upload)),
+            status = self.overdue(kind, &upload) => return Err(status),
+            passed = self.pass(&head, &upload) => {
+                if open.0.why().is_some() {
+                    // The request went wrong; what the query processor says of it is only a consequence.
+                    return Err(self.ended_early(kind, &open.0, &upload));
+                }
+                passed?
+            }
+        };
+        let figures = &router.figures;
+        let served = if kind == Kind::Session {
+            &figures.sessions_served
+        } else {
+            &figures.requests_served
+        };
+        served.fetch_add(1, Ordering::Relaxed);
+        let held: Held = (permit, count);
+        Ok(Answer::wrap(response, open, held, figures.answers_broken.clone()))
     }
 
     /// Refuses early, before anything is read.
     fn admit(&self, kind: Kind) -> KvResult<OwnedSemaphorePermit> {
+        let router = &self.0;
+        let retry_after = || {
+            router
+                .backends
+                .jitter(Duration::from_millis(router.config.retry_after_ms))
+        };
+        if router.cut.is_cancelled() || (router.shutdown.is_cancelled() && kind.is_new()) {
+            router.figures.refused_draining.fetch_add(1, Ordering::Relaxed);
+            return Err(KvError::Unavailable {
+                what: format!("router {} is shutting down", router.env.node),
+                retry_after: retry_after(),
+            });
+        }
         let (what, most, semaphore): (_, _, &Arc<Semaphore>) = if kind == Kind::Session {
-            ("sessions", self.config.max_sessions, &self.sessions)
+            ("sessions", router.config.max_sessions, &router.sessions)
         } else {
-            ("requests", self.config.max_requests, &self.requests)
+            ("requests", router.config.max_requests, &router.requests)
         };
         semaphore.clone().try_acquire_owned().map_err(|_| {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            let retry_after = Duration::from_millis(self.config.retry_after_ms);
-            KvError::overloaded(
-                format!("{most} {what} are open, the limit of this router"),
-                self.backends.jitter(retry_after),
-            )
+            router.figures.refused_overloaded.fetch_add(1, Ordering::Relaxed);
+            let what = format!("{most} {what} are open, the limit of this router");
+            KvError::overloaded(what, retry_after())
         })
     }
 
-    /// Reads as much of a request as is needed to see which query processor holds its transaction.
-    async fn read_handle(&self, mut body: Body) -> Result<(Arc<Backend>, Retractable), Status> {
-        let enough = |bytes: &[u8]| match peek::handle(bytes) {
-            Peeked::More if bytes.len() < MAX_AHEAD_BYTES => None,
-            peeked => Some(peeked),
-        };
-        let timeout = Duration::from_millis(self.config.header_timeout_ms);
-        let read = tokio::time::timeout(timeout, read_ahead(&mut body, enough)).await;
-        let (peeked, ahead) = match read {
-            Ok(Some(read)) => read,
-            Ok(None) => return Err(KvError::invalid("the request ended before its message did").into()),
-            Err(_) => {
-                let waiting_for = "the client's request".to_owned();
-                return Err(KvError::DeadlineExceeded { waiting_for }.into());
+    /// Why a call ended before its answer began.
+    fn ended_early(&self, kind: Kind, call: &Call, upload: &Upload) -> Status {
+        match call.why() {
+            // What came before in the session may have been done; what came before in one request is not all of it.
+            Some(why) if kind != Kind::Session => why.clone(),
+            None if upload.is_untouched() => {
+                KvError::unavailable(format!("router {} was shut down", self.0.env.node)).into()
             }
-        };
-        let handle = match peeked {
-            Peeked::Handle(range) => TxnHandle::decode(ahead.get(range).unwrap_or_default())?,
-            Peeked::None => return Err(KvError::invalid("the request names no transaction").into()),
-            Peeked::Compressed => return Err(Status::unimplemented("compressed requests are not supported")),
-            Peeked::TooLarge(got) => {
-                return Err(KvError::LimitExceeded {
-                    limit: "message size in bytes".to_owned(),
-                    allowed: limits::MAX_MESSAGE_BYTES as u64,
-                    got: got as u64,
-                }
-                .into());
-            }
-            Peeked::More => {
-                let what = "the transaction's handle does not come first in the request";
-                return Err(KvError::invalid(what).into());
-            }
-            Peeked::Malformed => return Err(KvError::invalid("not a protobuf message").into()),
-        };
-        match self.backends.named(&handle.node) {
-            Some(backend) => Ok((backend.clone(), Retractable::new(VecDeque::from([ahead]), body))),
-            None => {
-                tracing::debug!(txn = %handle.txn, node = %handle.node, "a handle names an unknown query processor");
-                let txn = handle.txn.to_string();
-                Err(KvError::TransactionNotFound { txn }.into())
-            }
+            _ => early_end(call),
         }
     }
 
-    /// Tries one query processor after the other until one has taken something of the request.
-    async fn send_to_any(
+    /// Returns when the client has taken too long to send its request: it must not hold its place for ever.
+    async fn overdue(&self, kind: Kind, upload: &Upload) -> Status {
+        if kind != Kind::Session {
+            tokio::time::sleep(Duration::from_millis(self.0.config.request_timeout_ms)).await;
+            if !upload.is_complete() {
+                return too_slow();
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Hands a request to a query processor.
+    async fn pass(
         &self,
-        kind: Kind,
         head: &Head,
-        mut body: Retractable,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Response<Body>, Status> {
+        upload: &Upload,
+    ) -> Result<(Response<Body>, Option<SessionCount>), Status> {
+        if head.kind == Kind::Named {
+            let backend = self.read_handle(upload).await?;
+            return Ok((self.send(&backend, head, upload).await?, None));
+        }
         let mut last = KvError::unavailable("no query processor is configured");
-        for backend in self.backends.in_order() {
-            let count = (kind == Kind::Session).then(|| SessionCount::new(&backend));
-            match send(&backend, head, body).await {
-                Ok(response) => {
-                    let held = (permit, count);
-                    return Ok(response.map(|body| Held::wrap(body, held, self.cut.clone())));
-                }
-                Err(Refusal::NotSent(error, taken_back)) => {
-                    last = error;
-                    body = taken_back;
-                }
+        for backend in self.0.backends.in_order() {
+            let count = (head.kind == Kind::Session).then(|| SessionCount::new(&backend));
+            match self.send(&backend, head, upload).await {
+                Ok(response) => return Ok((response, count)),
+                Err(Refusal::NotSent(error)) => last = error,
                 Err(Refusal::Lost(status)) => return Err(status),
             }
         }
         Err(last.into())
     }
-}
 
-/// Sends a request to one query processor.
-async fn send(backend: &Backend, head: &Head, body: Retractable) -> Result<Response<Body>, Refusal> {
-    let request = head.with(body.lend());
-    match backend.transport().call(request).await {
-        Ok(response) => match not_taken(response.headers()) {
-            Some(error) => {
-                backend.mark_down(&error.to_string());
-                match body.retract() {
-                    Some(body) => Err(Refusal::NotSent(error, body)),
-                    None => Ok(response),
+    /// Reads as much of a request as is needed to see which query processor holds its transaction.
+    async fn read_handle(&self, upload: &Upload) -> Result<Arc<Backend>, Status> {
+        let enough = |bytes: &[u8]| {
+            Some(match peek::handle(bytes) {
+                Peeked::Handle(range) => {
+                    TxnHandle::decode(bytes.get(range).unwrap_or_default()).map_err(Status::from)
                 }
+                Peeked::More if bytes.len() < MAX_AHEAD_BYTES => return None,
+                Peeked::More => Err(invalid(
+                    "the transaction's handle does not come first in the request",
+                )),
+                Peeked::None => Err(invalid("the request names no transaction")),
+                Peeked::Unacceptable(what) => Err(what.into()),
+                Peeked::Malformed => Err(invalid("not a protobuf message")),
+            })
+        };
+        let timeout = Duration::from_millis(self.0.config.header_timeout_ms);
+        let handle = tokio::time::timeout(timeout, upload.read_ahead(enough))
+            .await
+            .map_err(|_| too_slow())?
+            .unwrap_or_else(|| Err(invalid("the request ended before its message did")))?;
+        self.0.backends.named(&handle.node).cloned().ok_or_else(|| {
+            tracing::debug!(txn = %handle.txn, node = %handle.node, "a handle names an unknown query processor");
+            let txn = handle.txn.to_string();
+            KvError::TransactionNotFound { txn }.into()
+        })
+    }
+
+    /// Sends a request to one query processor.
+    async fn send(&self, backend: &Backend, head: &Head, upload: &Upload) -> Result<Response<Body>, Refusal> {
+        let request = head.with(upload.lend());
+        let mut response = match backend.transport().call(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(self.not_answered(backend, upload, &error)),
+        };
+        remove_broken_details(response.headers_mut());
+        if let Some(error) = not_taken(response.headers()) {
+            let untouched = upload.is_untouched();
+            if untouched || head.kind.shows_readiness() {
+                backend.mark_down(&error.to_string());
             }
-            None => Ok(response),
-        },
-        Err(error) => {
-            let what = format!(
-                "query processor {} was not reached: {}",
-                backend.node,
-                chain(&error)
-            );
-            backend.mark_down(&what);
-            match body.retract() {
-                Some(body) => Err(Refusal::NotSent(KvError::unavailable(what), body)),
-                // Bare: it says nothing about whether the request was applied.
-                None => Err(Refusal::Lost(Status::unavailable(format!(
-                    "the connection to query processor {} broke; whether the request was applied is not known",
-                    backend.node
-                )))),
+            if untouched {
+                return Err(Refusal::NotSent(error));
             }
         }
+        Ok(response)
     }
+
+    fn not_answered(
+        &self,
+        backend: &Backend,
+        upload: &Upload,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Refusal {
+        if let Some(why) = upload.broke() {
+            // Not the query processor's fault.
+            return Refusal::Lost(why);
+        }
+        let node = &backend.node;
+        let what = format!("query processor {node} was not reached: {}", chain(error));
+        backend.mark_down(&what);
+        if upload.is_untouched() {
+            return Refusal::NotSent(KvError::unavailable(what));
+        }
+        self.0.figures.answers_broken.fetch_add(1, Ordering::Relaxed);
+        // Bare: it says nothing about whether the request was applied.
+        Refusal::Lost(Status::unavailable(format!(
+            "the connection to query processor {node} broke; whether the request was applied is not known"
+        )))
+    }
+}
+
+fn invalid(what: &str) -> Status {
+    KvError::invalid(what).into()
+}
+
+fn too_slow() -> Status {
+    let waiting_for = "the client sends its request".to_owned();
+    KvError::DeadlineExceeded { waiting_for }.into()
 }
 
 /// Our own UNAVAILABLE at the very beginning of a response: the query processor takes nothing new.

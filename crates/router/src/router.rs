@@ -1,21 +1,23 @@
 //! What all calls of one router share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meridian_rpc::Env;
 use meridian_types::NodeName;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::NodeInfo;
 use crate::backends::Backends;
 use crate::config::Config;
+use crate::figures::Figures;
 
 /// How often draining looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long the ends of what was cut may take to reach the clients' connections.
+const CUT_GRACE: Duration = Duration::from_millis(200);
 
 /// One router.
 pub(crate) struct Router {
@@ -25,8 +27,7 @@ pub(crate) struct Router {
     pub(crate) nodes: Vec<NodeInfo>,
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
-    /// Calls refused because too much was open.
-    pub(crate) refused: AtomicU64,
+    pub(crate) figures: Figures,
     /// Nothing new is let in.
     pub(crate) shutdown: CancellationToken,
     /// What is still open is ended.
@@ -45,7 +46,7 @@ impl Router {
             backends: Backends::new(&env.network, queries, env.rng()),
             sessions: Arc::new(Semaphore::new(config.max_sessions)),
             requests: Arc::new(Semaphore::new(config.max_requests)),
-            refused: AtomicU64::new(0),
+            figures: Figures::default(),
             cut: CancellationToken::new(),
             shutdown,
             nodes,
@@ -68,21 +69,29 @@ impl Router {
             .saturating_sub(self.requests.available_permits())
     }
 
-    /// Probes the query processors until shutdown is asked for; then lets open calls end, within a bound.
+    /// Probes the query processors until shutdown is asked for; then lets open calls end, within a bound, and
+    /// cuts those that have not.
     pub(crate) async fn run(&self) {
         let interval = Duration::from_millis(self.config.probe_interval_ms);
-        let timeout = Duration::from_millis(self.config.probe_timeout_ms);
+        let patience = Duration::from_millis(self.config.probe_timeout_ms);
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => {}
-            () = self.backends.probe(interval, timeout) => {}
+            () = self.backends.probe(interval, patience) => {}
         }
-        let deadline = Instant::now() + Duration::from_millis(self.config.drain_ms);
-        while self.open_sessions() + self.open_requests() > 0 && Instant::now() < deadline {
+        // What goes on after that is what the log is about.
+        let _ = timeout(Duration::from_millis(self.config.drain_ms), self.idle()).await;
+        let (sessions, requests) = (self.open_sessions(), self.open_requests());
+        tracing::info!(sessions, requests, "router drained; what is open is cut");
+        self.cut.cancel();
+        // A client that does not read holds its answer's end up, but not us.
+        let _ = timeout(CUT_GRACE, self.idle()).await;
+    }
+
+    /// Returns when nothing is open.
+    async fn idle(&self) {
+        while self.open_sessions() + self.open_requests() > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
-        let (sessions, requests) = (self.open_sessions(), self.open_requests());
-        tracing::info!(sessions, requests, "router drained");
-        self.cut.cancel();
     }
 }

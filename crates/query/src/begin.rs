@@ -5,9 +5,31 @@ use std::time::Duration;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::{BeginRequest, Isolation};
-use meridian_types::{Timestamp, limits};
+use meridian_types::{Timestamp, TxnId, limits};
 
 use crate::config::Config;
+
+/// An id that says that it was made longer ago than this is not run. With the longest age and two deadlines it stays
+/// within the time for which a bar is remembered: what its client was told meanwhile stays true.
+const MAX_ID_AGE: Duration = limits::OUTCOME_RETENTION
+    .saturating_sub(limits::MAX_TXN_AGE)
+    .saturating_sub(limits::MAX_DEADLINE)
+    .saturating_sub(limits::MAX_DEADLINE);
+
+/// When the id was made, if it says so (a UUID of version 7).
+pub(crate) fn made_at(id: TxnId) -> Option<Timestamp> {
+    if id.0.get_version_num() != 7 {
+        return None;
+    }
+    let (seconds, nanos) = id.0.get_timestamp()?.to_unix();
+    Some(Timestamp::ZERO.saturating_add(Duration::new(seconds, nanos)))
+}
+
+/// Whether a request with this id was held up for so long that its client may have been told that it aborted, and
+/// nobody remembers.
+pub(crate) fn is_held_up(made_at: Timestamp, now: Timestamp) -> bool {
+    now.since(made_at) > MAX_ID_AGE
+}
 
 /// Which snapshot a transaction reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -188,6 +188,7 @@ impl Processor {
         let mut backoff = self.retry.backoff();
         let mut number = 0;
         let mut epoch = None;
+        let mut refused = too_late();
         loop {
             let owner = match self.find_owner(prepared.home, &mut backoff, deadline).await {
                 Ok(owner) => owner,
@@ -196,7 +197,7 @@ impl Processor {
             // Nothing of this transaction is under way now. A request that left after its deadline could outlive every
             // memory of what the client was told meanwhile.
             if Instant::now() >= deadline {
-                return Err(too_late());
+                return Err(refused);
             }
             // Another epoch is another attempt; the last one is surely undecided by now.
             if epoch != Some(owner.epoch) {
@@ -222,13 +223,14 @@ impl Processor {
                 Verdict::GivenUp => {
                     epoch = None;
                     if !backoff.pause(Duration::ZERO, deadline).await {
-                        return Err(too_late());
+                        return Err(refused);
                     }
                 }
                 Verdict::Again(error, pause) => {
                     if !backoff.pause(pause, deadline).await {
                         return Err(error);
                     }
+                    refused = error;
                 }
             }
         }

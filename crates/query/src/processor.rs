@@ -9,14 +9,14 @@ use meridian_rpc::handle::TxnHandle;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::{BeginRequest, BeginResponse};
 use meridian_rpc::{Env, KvError, convert};
-use meridian_types::NodeName;
+use meridian_types::{CommitToken, NodeName, Timestamp, TxnId};
 use rand::RngCore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adjudicators::Adjudicators;
-use crate::begin::Options;
+use crate::begin::{self, Options};
 use crate::budget::{Budget, Reservation};
 use crate::config::Config;
 use crate::figures::Figures;
@@ -132,7 +132,9 @@ impl Processor {
         let id = if request.txn_id.is_empty() {
             self.retry.with_rng(|rng| self.env.new_txn_id(rng))
         } else {
-            convert::txn_id(&request.txn_id)?
+            let id = convert::txn_id(&request.txn_id)?;
+            check_id(id, asked, now)?;
+            id
         };
         let held = self.budget.reserve();
         let begun = self
@@ -143,6 +145,12 @@ impl Processor {
             Err(_) => self.figures.refused.fetch_add(1, Ordering::Relaxed),
         };
         begun
+    }
+
+    /// Whether a transaction of this id is refused because the id was made too long ago.
+    pub(crate) fn is_held_up(&self, id: &[u8]) -> bool {
+        let made_at = convert::txn_id(id).ok().and_then(begin::made_at);
+        made_at.is_some_and(|made_at| begin::is_held_up(made_at, self.env.clock.now().latest))
     }
 
     /// What Begin answers.
@@ -229,5 +237,28 @@ impl Processor {
         for txn in self.registry.unfinished() {
             txn.abort("its query processor is shutting down");
         }
+    }
+}
+
+/// Refuses a request that a stopped machine or a full queue held up for minutes. Of the transaction of that id this says
+/// nothing: another request may have run it.
+fn check_id(id: TxnId, asked: Asked, now: Timestamp) -> KvResult<()> {
+    match begin::made_at(id) {
+        Some(made_at) if begin::is_held_up(made_at, now) => Err(match asked {
+            Asked::ToRun => KvError::OutcomeUnknown {
+                token: CommitToken {
+                    txn: id,
+                    start: made_at,
+                    home: None,
+                },
+            },
+            Asked::ToBegin => KvError::Aborted {
+                why: format!(
+                    "its id was made {:?} ago, by itself; begin again with a new one",
+                    now.since(made_at)
+                ),
+            },
+        }),
+        _ => Ok(()),
     }
 }

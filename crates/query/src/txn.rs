@@ -166,6 +166,12 @@ impl Txn {
             tokio::time::sleep(min_start.since(now).min(Duration::from_secs(1))).await;
         };
         match self.options.snapshot {
+            // Checked by the clock as well: this machine may have slept, and its timers with it.
+            Snapshot::Present if now.since(self.begun_at) > processor.config.max_age() => {
+                Err(KvError::Aborted {
+                    why: format!("it began {:?} ago; begin again", now.since(self.begun_at)),
+                })
+            }
             Snapshot::Present => Ok(now),
             Snapshot::At(at) => Ok(at),
             Snapshot::NotOlderThan(staleness) => {

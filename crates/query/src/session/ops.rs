@@ -43,8 +43,12 @@ impl Session {
                     "an operation of the session names nothing to do",
                 )),
             ),
-            Some(Op::Begin(begin)) => self.begin(id, txn, begin),
+            Some(Op::Begin(begin)) => {
+                self.end_if_held_up(&begin.txn_id);
+                self.begin(id, txn, begin);
+            }
             Some(Op::Execute(execute)) => {
+                self.end_if_held_up(&execute.txn_id);
                 let processor = self.processor.clone();
                 let deadline = deadline_in_ms(timeout_ms);
                 self.run_free(id, async move {
@@ -64,6 +68,15 @@ impl Session {
             Some(Op::ScanNext(next)) => self.scan_next(id, timeout_ms, &next),
             Some(_) if self.table.may_start(txn, is_exclusive(&op)) => self.start(op),
             Some(_) => self.table.queue(txn, op),
+        }
+    }
+
+    /// A client makes its ids from the time that it was told when the session began. If that is off by minutes (this
+    /// node's clock was set), every further id would be refused: it is to open a new session.
+    fn end_if_held_up(&mut self, txn_id: &[u8]) {
+        if self.processor.is_held_up(txn_id) {
+            tracing::warn!("an id made minutes ago by itself: its session is ended");
+            self.input_ended = true;
         }
     }
 

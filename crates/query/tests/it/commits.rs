@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use meridian_clock::ManualClock;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::v1::outcome_response::Outcome;
 use meridian_rpc::v1::{ExecuteRequest, Mutation};
 use meridian_types::{Attempt, Epoch, Timestamp, TxnId};
 
-use crate::cluster::{Cluster, Txn, execute, outcome};
+use crate::cluster::{Cluster, Txn, execute, outcome, test_config};
 use crate::world::{HOME, Script};
 
 async fn writer(cluster: &Cluster) -> Txn {
@@ -393,4 +394,54 @@ async fn a_repeated_execute_is_in_doubt_while_the_first_one_runs() {
         }
         first.await.unwrap().unwrap();
     }
+}
+
+/// An id whose time, by itself, is this long ago.
+fn id_made(cluster: &Cluster, ago: Duration) -> Vec<u8> {
+    let made = cluster.clock.now().latest.saturating_sub(ago).0 / 1_000_000;
+    uuid::Builder::from_unix_timestamp_millis(made, &[1; 10])
+        .into_uuid()
+        .as_bytes()
+        .to_vec()
+}
+
+/// I9: its client may have been told long ago that it aborted, and nobody remembers that it was barred.
+#[tokio::test]
+async fn a_request_that_was_held_up_for_minutes_is_not_run() {
+    let cluster = Cluster::start().await;
+    let made = |ago| ExecuteRequest {
+        txn_id: id_made(&cluster, ago).into(),
+        ..blind_write(1)
+    };
+    let late = made(Duration::from_secs(200));
+    let error = execute(&mut cluster.client(), late.clone()).await.unwrap_err();
+    let KvError::OutcomeUnknown { token } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(token.txn.to_bytes(), late.txn_id);
+    let begin = meridian_rpc::v1::BeginRequest {
+        txn_id: late.txn_id,
+        ..Default::default()
+    };
+    let refused = cluster.client().begin(begin).await.unwrap_err();
+    assert!(matches!(
+        KvError::from_status(&refused),
+        Some(KvError::Aborted { .. })
+    ));
+    assert_eq!(cluster.world.core().records, 0);
+    let early = made(Duration::from_secs(100));
+    execute(&mut cluster.client(), early).await.unwrap();
+}
+
+/// The timers of a machine that sleeps stand still; its clock does not.
+#[tokio::test]
+async fn a_transaction_that_slept_through_its_age_takes_no_start() {
+    let begun = Timestamp(1_700_000_000_000_000_000);
+    let clock = std::sync::Arc::new(ManualClock::new(begun, Duration::from_micros(100)));
+    let cluster = Cluster::with_clock(test_config(), clock.clone()).await;
+    let mut txn = writer(&cluster).await;
+    clock.advance(Duration::from_secs(301));
+    let error = txn.commit().await.unwrap_err();
+    assert!(matches!(error, KvError::Aborted { .. }), "{error}");
+    assert!(cluster.world.core().attempts.is_empty());
 }

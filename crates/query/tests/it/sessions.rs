@@ -367,3 +367,31 @@ async fn what_was_asked_before_the_client_closed_is_answered() {
     }
     assert!(committed);
 }
+
+/// Its client would make every further id from a time that is off.
+#[tokio::test]
+async fn a_session_whose_ids_are_too_old_is_ended() {
+    let cluster = Cluster::start().await;
+    let mut session = Session::open(cluster.client()).await;
+    let made = cluster
+        .clock
+        .now()
+        .latest
+        .saturating_sub(Duration::from_secs(200));
+    let id = uuid::Builder::from_unix_timestamp_millis(made.0 / 1_000_000, &[1; 10]).into_uuid();
+    let execute = Op::Execute(ExecuteRequest {
+        txn_id: id.as_bytes().to_vec().into(),
+        mutations: vec![Mutation {
+            key: "a".into(),
+            value: Some("1".into()),
+        }],
+        ..ExecuteRequest::default()
+    });
+    session.send_one(0, execute).await;
+    let (1, reply) = session.reply().await else {
+        panic!("its answer");
+    };
+    assert!(matches!(error(reply), KvError::OutcomeUnknown { .. }));
+    assert!(session.ends().await);
+    assert_eq!(cluster.world.core().records, 0);
+}

@@ -67,25 +67,22 @@ impl Journal {
             place(state, record, location, has_cuts);
         }
         let mut progress = false;
-        let mut answers = Vec::with_capacity(done.len());
         for pending in done {
             for decision in &pending.decisions {
                 progress |= self.on_durable(state, decision);
             }
-            answers.push(pending.answer);
-        }
-        drop(guard);
-        if progress {
-            self.note_progress();
-        }
-        for answer in answers {
-            match answer {
+            // Still under the lock: what is decided next may be answered at once, and must not overtake this.
+            match pending.answer {
                 Answer::Append(slot, replies) => {
                     slot.send(Ok(AppendReplyBatch { replies }));
                 }
                 // The candidate may have gone away; its promise stays.
                 Answer::Fence(sender, response) => drop(sender.send(Ok(response))),
             }
+        }
+        drop(guard);
+        if progress {
+            self.note_progress();
         }
     }
 
@@ -118,7 +115,7 @@ impl Journal {
             }
             answers.push(pending.answer);
         }
-        drop(guard);
+        // Under the lock, in order: see `complete`.
         for answer in answers.into_iter().rev() {
             match answer {
                 Answer::Append(slot, replies) => {

@@ -70,6 +70,17 @@ impl Bench {
         }
     }
 
+    /// Sends an append; its reply goes to `replies`.
+    fn send(&self, append: AppendRequest, replies: &mpsc::Sender<Result<AppendReplyBatch, Status>>) {
+        let batch = AppendBatch {
+            appends: vec![append],
+            ..AppendBatch::default()
+        };
+        let slot = replies.clone().try_reserve_owned().ok().unwrap();
+        let room = self.journal.room.clone().try_acquire_many_owned(1).unwrap();
+        self.journal.append(self.connection, batch, slot, room).unwrap();
+    }
+
     /// The entries after the first `from` of an owner's log are sent.
     fn append(&self, epoch: u64, log: &[Entry], from: usize) {
         let prev = from.checked_sub(1).and_then(|index| log.get(index));
@@ -80,14 +91,8 @@ impl Bench {
             entries: log[from..].to_vec(),
             ..AppendRequest::default()
         };
-        let batch = AppendBatch {
-            appends: vec![append],
-            ..AppendBatch::default()
-        };
         let (sender, mut replies) = mpsc::channel(1);
-        let slot = sender.try_reserve_owned().ok().unwrap();
-        let room = self.journal.room.clone().try_acquire_many_owned(1).unwrap();
-        self.journal.append(self.connection, batch, slot, room).unwrap();
+        self.send(append, &sender);
         if let Ok(Ok(batch)) = replies.try_recv() {
             let reply = batch.replies[0].result.clone().unwrap();
             assert!(matches!(reply, Reply::Matched(_)), "{reply:?}");
@@ -187,6 +192,56 @@ fn a_writer_that_goes_away_stops_the_node() {
     let journal = Arc::new(journal);
     drop(crate::writer::LogWriter::new(journal.clone(), wal, Box::new(())));
     assert!(journal.failure().is_some() && journal.stopped().is_cancelled());
+}
+
+/// An append that needs no sync is answered at once, but never before one that came earlier and did.
+#[test]
+fn replies_come_in_the_order_of_the_appends() {
+    const ROUNDS: u64 = 3_000;
+    let Bench {
+        journal,
+        wal,
+        connection,
+        group,
+    } = Bench::new();
+    let journal = Arc::new(journal);
+    let writer = crate::writer::LogWriter::new(journal.clone(), wal, Box::new(()));
+    let thread = std::thread::spawn(|| writer.run_on_thread());
+    let (sender, mut replies) = mpsc::channel(4);
+    for lsn in 1..=ROUNDS {
+        let prev = (lsn > 1).then(|| Position::new(1, lsn - 1).into());
+        for entries in [vec![entry(1, lsn)], vec![]] {
+            let append = AppendRequest {
+                stream: STREAM.0,
+                epoch: 1,
+                prev,
+                entries,
+                ..AppendRequest::default()
+            };
+            let batch = AppendBatch {
+                appends: vec![append],
+                ..AppendBatch::default()
+            };
+            let slot = sender.clone().try_reserve_owned().ok().unwrap();
+            let room = journal.room.clone().try_acquire_many_owned(1).unwrap();
+            journal.append(connection, batch, slot, room).unwrap();
+            // The second one comes right when the first one's sync has ended.
+            while !journal.lock().pending.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        let mut matched = || {
+            let batch = replies.blocking_recv().unwrap().unwrap();
+            match batch.replies[0].result {
+                Some(Reply::Matched(position)) => position.lsn,
+                _ => panic!("{batch:?}"),
+            }
+        };
+        assert_eq!((matched(), matched()), (lsn, lsn - 1));
+    }
+    drop(group);
+    journal.close();
+    thread.join().unwrap().unwrap();
 }
 
 /// Whatever an owner says: closures are kept in bounded memory, and the newest of each range first of all.

@@ -64,7 +64,10 @@ async fn storage(
     shutdown: CancellationToken,
 ) -> Result<Started, Error> {
     let dir = init::service_dir(node.node, Role::Storage).unwrap_or_default();
-    let config = node.node.settings.storage(&node.file.cluster.settings, dir);
+    let config = meridian_storage::Config {
+        cluster: Some(node.cluster),
+        ..node.node.settings.storage(&node.file.cluster.settings, dir)
+    };
     let journals = nearest(node, Role::Journal);
     Ok(meridian_storage::start(config, env.clone(), owners, journals, shutdown).await?)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use meridian_types::limits;
+use meridian_types::{ClusterId, limits};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a storage node. All of it is the process's own choice: nodes of one cluster may
@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Where the versions are kept. May be emptied while the node is stopped: it is rebuilt from the journal.
     pub data_dir: PathBuf,
+    /// Whose versions they are; not the operator's choice. A directory of another cluster is refused: its positions would be
+    /// taken for this journal's.
+    #[serde(skip)]
+    pub cluster: Option<ClusterId>,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
@@ -58,6 +62,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("data/storage"),
+            cluster: None,
             cache_bytes: 128 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use meridian_types::ClusterId;
+
 /// The version store failed. None of these loses data: the journal has everything.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -30,6 +32,20 @@ pub enum StoreError {
         found: String,
         /// What this node writes and reads.
         ours: u32,
+    },
+    /// Of another cluster.
+    #[error(
+        "the versions in {} belong to cluster {found}, not to {ours}: if the right directory is mounted, empty it, \
+         it is rebuilt from the journal",
+        .dir.display()
+    )]
+    OtherCluster {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What was found there.
+        found: String,
+        /// The cluster of this node.
+        ours: ClusterId,
     },
     /// Another process has it open.
     #[error("the versions in {} are in use by another process", .dir.display())]

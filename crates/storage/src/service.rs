@@ -133,7 +133,11 @@ async fn open(config: &Config, shutdown: &CancellationToken) -> Result<SledStore
                 patience = patience.saturating_sub(LOCK_PAUSE);
                 sleep(LOCK_PAUSE).await;
             }
-            other => return other,
+            Err(error) => return Err(error),
+            Ok(store) => {
+                config.cluster.map_or(Ok(()), |cluster| store.claim(cluster))?;
+                return Ok(store);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! version   0x01  escaped key  0x00 0x01  !timestamp (8 bytes, big-endian)
 //! meta      0x00  'f'                       format version
+//!           0x00  'c'                       cluster
 //!           0x00  'h'                       horizon
 //!           0x00  'p'  stream (8 bytes)     progress
 //! escaped   0x00 -> 0x00 0xff
@@ -18,6 +19,7 @@ use super::Progress;
 /// What this version of Meridian writes and reads.
 pub(super) const FORMAT: u32 = 1;
 pub(super) const FORMAT_KEY: &[u8] = &[META, b'f'];
+pub(super) const CLUSTER_KEY: &[u8] = &[META, b'c'];
 pub(super) const HORIZON_KEY: &[u8] = &[META, b'h'];
 pub(super) const PROGRESS_PREFIX: &[u8] = &[META, b'p'];
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use meridian_protocol::visibility::Version;
-use meridian_types::{Key, KeyRange, StreamId, Timestamp};
+use meridian_types::{ClusterId, Key, KeyRange, StreamId, Timestamp};
 use sled::IVec;
 
 use super::{
@@ -79,6 +79,24 @@ impl SledStore {
             found,
             ours,
         })
+    }
+
+    /// Marks an unmarked store as this cluster's; an error when it is another one's.
+    pub fn claim(&self, cluster: ClusterId) -> Result<()> {
+        let ours = cluster.0.as_bytes().as_slice();
+        match self.sled(self.db.get(encoding::CLUSTER_KEY))? {
+            Some(found) if found.as_ref() == ours => Ok(()),
+            Some(found) => Err(StoreError::OtherCluster {
+                dir: self.dir.clone(),
+                found: ClusterId::from_slice(&found)
+                    .map_or("unreadable".to_owned(), |found| found.to_string()),
+                ours: cluster,
+            }),
+            None => {
+                self.sled(self.db.insert(encoding::CLUSTER_KEY, ours))?;
+                Ok(())
+            }
+        }
     }
 
     fn sled<T>(&self, result: sled::Result<T>) -> Result<T> {

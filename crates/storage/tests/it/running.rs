@@ -8,7 +8,7 @@ use bytes::Bytes;
 use meridian_rpc::Listener;
 use meridian_storage::Config;
 use meridian_storage::store::{AppliedBatch, Direction, SledStore, VersionStore, VersionWrite};
-use meridian_types::{Key, KeyRange, Timestamp};
+use meridian_types::{ClusterId, Key, KeyRange, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{NOW, World, eventually};
@@ -124,4 +124,42 @@ fn scans_see_their_snapshot_while_versions_come_and_go() {
             });
         }
     });
+}
+
+/// Positions in another cluster's streams mean nothing here: what the directory holds would be served, and the new log's first entries
+/// skipped.
+#[tokio::test]
+async fn a_directory_of_another_cluster_is_refused() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let start = |cluster: u8| {
+        let (env, owners) = world.env("st1");
+        let config = Config {
+            data_dir: dir.path().to_owned(),
+            cluster: ClusterId::from_slice(&[cluster; 16]),
+            ..world.config()
+        };
+        let shutdown = CancellationToken::new();
+        async move {
+            let started =
+                meridian_storage::start(config, env, owners, vec!["j1".into()], shutdown.clone()).await;
+            match started {
+                Ok(started) => {
+                    shutdown.cancel();
+                    drop(started.service);
+                    started.stopped.await.unwrap().map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    };
+    start(1).await.unwrap();
+    start(1).await.unwrap();
+    let refused = start(2).await.unwrap_err();
+    let path = dir.path().display().to_string();
+    assert!(
+        refused.contains(&path) && refused.contains("empty it"),
+        "{refused}"
+    );
+    start(1).await.unwrap();
 }

@@ -121,14 +121,15 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
         tokio::select! {
             biased;
             () = ctx.shutdown.cancelled() => break,
-            Some(ended) = streams.join_next() => failed = failure_of(ended),
+            Some(ended) = streams.join_next() => failed = failure_of(ended, "the task of a stream"),
+            Some(ended) = links.join_next() => failed = failure_of(ended, "the link to a journal node"),
             // A map that cannot change any more: only shutdown is left to wait for.
             () = changed(&mut map) => {}
         }
     }
     if failed.is_none() {
         while let Some(ended) = streams.join_next().await {
-            failed = failed.or(failure_of(ended));
+            failed = failed.or(failure_of(ended, "the task of a stream"));
         }
     }
     stop.cancel();
@@ -136,11 +137,11 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
     failed.map_or(Ok(()), Err)
 }
 
-/// A stream's task ends by itself only after shutdown; anything else is a bug that must not go unnoticed.
-fn failure_of(ended: Result<(), tokio::task::JoinError>) -> Option<ServiceFailure> {
+/// Streams' tasks and links end by themselves only after shutdown; anything else is a bug that must not go unnoticed.
+fn failure_of(ended: Result<(), tokio::task::JoinError>, which: &str) -> Option<ServiceFailure> {
     ended.err().map(|error| ServiceFailure {
         role: ROLE,
-        what: format!("the task of a stream failed: {error}"),
+        what: format!("{which} failed: {error}"),
     })
 }
 

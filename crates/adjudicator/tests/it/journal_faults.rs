@@ -1,5 +1,6 @@
 //! Journal nodes that are down, slow, behind, or lost their disk (section 7).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,9 +8,14 @@ use meridian_adjudicator::Config;
 use meridian_rpc::internal::LocateRequest;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::refused::Reason;
+use meridian_rpc::{Dialer, Identity, LocalNodes, Network};
+use meridian_types::{NodeName, RangeMap};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
-use super::cluster::{Cluster, Decider, STREAM, Txn};
+use super::cluster::{CLUSTER, Cluster, Decider, STREAM, Txn};
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -210,4 +216,32 @@ async fn a_node_that_refused_the_opening_is_won_back() {
     decider
         .commit(&Txn::writing(cluster.new_txn(), cluster.now(), "k"))
         .await;
+}
+
+struct PanickingDialer;
+
+impl Dialer for PanickingDialer {
+    fn dial(&self, node: &NodeName) -> Option<Channel> {
+        panic!("a bug met while dialling {node}");
+    }
+}
+
+/// With one link less it would go on as if a journal node were down, until the next one fails.
+#[tokio::test(start_paused = true)]
+async fn a_link_that_dies_is_not_passed_over() {
+    let cluster = Cluster::bare(vec!["j1".into()], &["a1"], Config::default());
+    let (mut env, _) = cluster.env("a1");
+    let identity = Identity {
+        cluster: CLUSTER,
+        node: "a1".into(),
+    };
+    env.network = Network::new(&identity, LocalNodes::default(), Arc::new(PanickingDialer));
+    let (_map, map) = watch::channel(Arc::new(RangeMap::single(vec!["a1".into()])));
+    let shutdown = CancellationToken::new();
+    let started = meridian_adjudicator::start(Config::default(), env, map, vec!["j1".into()], shutdown)
+        .await
+        .unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), started.stopped).await;
+    let failure = ended.expect("it ends").unwrap().unwrap_err();
+    assert!(failure.what.contains("journal"), "{failure:?}");
 }

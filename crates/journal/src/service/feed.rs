@@ -1,6 +1,6 @@
 //! One subscriber's feed: committed entries of its streams and closures, merged (R14).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -21,6 +21,8 @@ use crate::journal::Journal;
 const QUEUE: usize = 2;
 /// What an event takes beside its payload, about.
 const OVERHEAD_BYTES: usize = 64;
+/// What one stream that a closure depends on takes, about.
+const DEPENDENCY_BYTES: usize = 16;
 
 /// How far one subscriber has come.
 struct Subscriber {
@@ -31,6 +33,8 @@ struct Subscriber {
     /// Which stream is served first in the next batch, so that a busy one does not hold up the others.
     turn: usize,
     closures_seen: u64,
+    /// Closures that may be sent, at most one per range: everything that they depend on was sent.
+    ready: VecDeque<Closure>,
 }
 
 /// Events from the positions asked for on, for as long as the subscriber listens.
@@ -58,6 +62,7 @@ pub fn serve(
         gate: FeedGate::new(starts),
         turn: 0,
         closures_seen: 0,
+        ready: VecDeque::new(),
     };
     let (batches, output) = mpsc::channel(QUEUE);
     tokio::spawn(send(subscriber, batches));
@@ -107,11 +112,18 @@ impl Subscriber {
         let (closures, seen) = self.journal.closures_after(self.closures_seen);
         self.closures_seen = seen;
         for closure in closures {
-            events.extend(self.gate.offer(closure).map(closure_event));
+            if let Some(closure) = self.gate.offer(closure) {
+                self.make_ready(closure);
+            }
         }
         let mut budget = self.journal.config().batch_bytes;
+        self.take_ready(&mut events, &mut budget);
         let count = self.streams.len();
         for index in 0..count {
+            if budget == 0 {
+                self.turn = (self.turn + index) % count;
+                break;
+            }
             let Some(stream) = self.streams.get((self.turn + index) % count).copied() else {
                 continue;
             };
@@ -123,13 +135,30 @@ impl Subscriber {
             };
             budget = budget.saturating_sub(entries.iter().map(size).sum());
             events.extend(entries.into_iter().map(|entry| entry_event(stream, entry)));
-            events.extend(self.gate.on_sent(stream, last).into_iter().map(closure_event));
-            if budget == 0 {
-                self.turn = (self.turn + index + 1) % count;
-                break;
+            for closure in self.gate.on_sent(stream, last) {
+                self.make_ready(closure);
             }
+            self.take_ready(&mut events, &mut budget);
         }
         Ok(FeedBatch { events })
+    }
+
+    /// A closure may be sent; it implies an earlier one of its range, whose turn it takes.
+    fn make_ready(&mut self, closure: Closure) {
+        match self.ready.iter_mut().find(|ready| ready.range == closure.range) {
+            Some(earlier) => *earlier = closure,
+            None => self.ready.push_back(closure),
+        }
+    }
+
+    /// Sends the closures that may be, as far as there is room.
+    fn take_ready(&mut self, events: &mut Vec<FeedEvent>, budget: &mut usize) {
+        while *budget > 0
+            && let Some(closure) = self.ready.pop_front()
+        {
+            *budget = budget.saturating_sub(OVERHEAD_BYTES + closure.after.len() * DEPENDENCY_BYTES);
+            events.push(closure_event(closure));
+        }
     }
 }
 

@@ -500,4 +500,33 @@ proptest! {
             prop_assert!(is_prefix(&found, &all), "a record that was never written");
         }
     }
+
+    /// A write or sync fails, the process dies and starts again on what the system still shows it, and only then the power fails.
+    #[test]
+    fn what_a_restarted_process_acknowledged_survives_a_power_loss(
+        groups in prop::collection::vec(prop::collection::vec(0_usize..900, 1..4), 1..8),
+        fail_at in 0_u64..16,
+        fails_sync in any::<bool>(),
+        failed_sync_forgets in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut dice = Dice(seed);
+        let files = registered("j1", 1);
+        let (mut wal, _) = open(&files).unwrap();
+        let fail_at = Some(fail_at);
+        files.set_fault(if fails_sync {
+            Fault { fail_sync_after: fail_at, failed_sync_forgets, ..Fault::default() }
+        } else {
+            Fault { fail_write_after: fail_at, ..Fault::default() }
+        });
+        let (acknowledged, _) = append_until_failure(&mut wal, &groups, 1);
+        let killed = files.after_process_death();
+        let (mut wal, found) = open(&killed).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert!(is_prefix(&acknowledged, &found));
+        let (more, _) = append_until_failure(&mut wal, &groups, 1_001);
+        let expected = [found, more].concat();
+        let after = killed.after_power_loss(|| dice.roll());
+        let (_, found) = open(&after).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(found, expected);
+    }
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
 
+/// So many streams keep `tail_bytes` each.
+const WHOLE_TAILS: usize = 32;
+
 /// The configuration of a journal node. All of it is this process's own choice, but for `max_ahead_ms`, which should be the
 /// same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +16,8 @@ use crate::error::StartError;
 pub struct Config {
     /// The size of a segment file in bytes, set aside when it is begun. 4 KiB to 1 GiB.
     pub segment_bytes: u64,
-    /// The newest entries of each stream are kept in memory for subscribers, up to about this many bytes per stream.
+    /// The newest entries of each stream are kept in memory for subscribers, up to about this many bytes per stream. More than 32
+    /// streams share what 32 would take.
     pub tail_bytes: usize,
     /// Appends that wait for the disk may hold this many bytes in all; further ones are not read from
     /// their connections. At least 16 MiB (one message).
@@ -90,6 +94,12 @@ impl Config {
             return wrong("connection_queue, max_streams, group_bytes and batch_bytes must be at least 1");
         }
         Ok(())
+    }
+
+    /// The newest entries that each of so many streams keeps in memory, in bytes.
+    pub(crate) fn tail_bytes_of(&self, streams: usize) -> usize {
+        let shared = self.tail_bytes.saturating_mul(WHOLE_TAILS) / streams.max(1);
+        self.tail_bytes.min(shared)
     }
 
     pub(crate) fn max_ahead(&self) -> Duration {

@@ -88,6 +88,7 @@ impl Journal {
 
     /// A decision's records are durable. Returns whether more is known to be committed.
     pub(super) fn on_durable(&self, state: &mut State, decision: &Decision) -> bool {
+        let tail_bytes = self.config.tail_bytes_of(state.streams.len());
         let (Some((epoch, matched)), Some(stream)) =
             (decision.matched, state.streams.get_mut(&decision.stream))
         else {
@@ -95,7 +96,7 @@ impl Journal {
         };
         stream.log.on_persisted(epoch, matched);
         stream.persisted = (epoch, matched);
-        stream.shrink_tail(self.config.tail_bytes);
+        stream.shrink_tail(tail_bytes);
         self.learn_committed(stream)
     }
 

@@ -32,6 +32,10 @@ struct Bench {
 impl Bench {
     /// Every message is a group of its own; nothing written is kept in memory.
     fn new() -> Self {
+        Self::with_tail(0)
+    }
+
+    fn with_tail(tail_bytes: usize) -> Self {
         let files = MemoryFiles::new();
         let identity = DiskIdentity {
             cluster: ClusterId(Uuid::from_u128(7)),
@@ -49,7 +53,7 @@ impl Bench {
         let (wal, _) = Wal::open(files.clone(), owner, 16 << 10, &mut |_, _| Ok(())).unwrap();
         let config = Config {
             group_bytes: 1,
-            tail_bytes: 0,
+            tail_bytes,
             writer: Writer::Task,
             ..Config::default()
         };
@@ -268,6 +272,46 @@ fn the_dependencies_of_closures_are_bounded() {
         .filter(|closure| closure.range.0 == 0)
         .map(|closure| closure.x.0);
     assert_eq!(newest.max(), Some(3));
+}
+
+#[test]
+fn the_tails_of_many_streams_share_the_memory_of_some() {
+    let bench = Bench::with_tail(1_000);
+    let (sender, mut replies) = mpsc::channel(1);
+    let mut wal = bench.wal;
+    for stream in 1..=500 {
+        let entries = (1..=10).map(|lsn| entry(1, lsn)).collect();
+        let append = AppendRequest {
+            stream,
+            epoch: 1,
+            entries,
+            ..AppendRequest::default()
+        };
+        let batch = AppendBatch {
+            appends: vec![append],
+            ..AppendBatch::default()
+        };
+        let slot = sender.clone().try_reserve_owned().ok().unwrap();
+        let room = bench.journal.room.clone().try_acquire_many_owned(1).unwrap();
+        bench.journal.append(bench.connection, batch, slot, room).unwrap();
+        let Work::Write(group) = bench.journal.next_work() else {
+            panic!("nothing to write")
+        };
+        let records: Vec<Body> = group.into_iter().flatten().collect();
+        let locations = wal.append(&records).unwrap();
+        bench.journal.complete(1, records, locations);
+        assert!(replies.try_recv().unwrap().is_ok());
+    }
+    let state = bench.journal.lock();
+    let bytes: usize = state.streams.values().map(|stream| stream.tail.bytes()).sum();
+    assert!(bytes < 150_000, "{bytes} bytes are kept");
+    assert!(
+        state
+            .streams
+            .values()
+            .next()
+            .is_some_and(|stream| stream.tail.bytes() > 500)
+    );
 }
 
 #[derive(Clone, Debug)]

@@ -35,6 +35,11 @@ impl Tail {
         self.entries.get(usize::try_from(lsn.0.checked_sub(first)?).ok()?)
     }
 
+    /// What the entries take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Removes every entry after `lsn`.
     pub fn cut_after(&mut self, lsn: Lsn) {
         while self.entries.back().is_some_and(|last| last.lsn > lsn.0) {

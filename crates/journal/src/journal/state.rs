@@ -110,7 +110,9 @@ impl Journal {
             .streams
             .values()
             .any(|stream| stream.log.is_rejoining().is_some());
+        let tail_bytes: usize = state.streams.values().map(|stream| stream.tail.bytes()).sum();
         let figures = BTreeMap::from([
+            ("tail_bytes".to_owned(), tail_bytes as u64),
             ("groups".to_owned(), state.figures.groups),
             ("records".to_owned(), state.figures.records),
             ("append_connections".to_owned(), state.connections.len() as u64),

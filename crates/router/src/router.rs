@@ -36,12 +36,15 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(
-        config: Config,
+        mut config: Config,
         env: Env,
         queries: &[NodeName],
         nodes: Vec<NodeInfo>,
         shutdown: CancellationToken,
     ) -> Self {
+        // More is as good as no limit, and a semaphore would not take it.
+        config.max_sessions = config.max_sessions.min(Semaphore::MAX_PERMITS);
+        config.max_requests = config.max_requests.min(Semaphore::MAX_PERMITS);
         Self {
             backends: Backends::new(&env.network, queries, env.rng()),
             sessions: Arc::new(Semaphore::new(config.max_sessions)),
@@ -79,7 +82,7 @@ impl Router {
             () = self.shutdown.cancelled() => {}
             () = self.backends.probe(interval, patience) => {}
         }
-        // What goes on after that is what the log is about.
+        // Either way the log says what is left.
         let _ = timeout(Duration::from_millis(self.config.drain_ms), self.idle()).await;
         let (sessions, requests) = (self.open_sessions(), self.open_requests());
         tracing::info!(sessions, requests, "router drained; what is open is cut");

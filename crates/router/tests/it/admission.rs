@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::backend::Script;
 use crate::sessions::Session;
-use crate::world::{Wire, World, begin, config, error, get, until};
+use crate::world::{Wire, World, begin, config, error, get, until, within};
 
 fn assert_overloaded(status: &Status, what: &str) {
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -112,4 +112,22 @@ async fn a_configuration_that_could_serve_nobody_is_refused() {
         let error = run.await.unwrap().unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
+}
+
+#[tokio::test]
+async fn limits_may_be_as_large_as_one_likes() {
+    let world = World::new(Wire::Local, &["qp-1"]).await;
+    let config = Config {
+        max_sessions: usize::MAX,
+        max_requests: usize::MAX,
+        drain_ms: u64::MAX,
+        request_timeout_ms: u64::MAX,
+        header_timeout_ms: u64::MAX,
+        ..config()
+    };
+    let router = world.router("router", config).await;
+    Session::open(&router.client()).await.unwrap().echo(1).await;
+    begin(&router.client()).await.unwrap();
+    router.shutdown.cancel();
+    within(router.stopped).await.unwrap().unwrap();
 }

@@ -91,6 +91,27 @@ async fn a_request_that_is_complete_but_never_ends_gives_its_slot_back() {
     }
 }
 
+/// Who cannot even be routed is given up sooner.
+#[tokio::test]
+async fn a_request_whose_handle_never_comes_is_given_up_first() {
+    for wire in WIRES {
+        let world = World::new(wire, &["qp-1"]).await;
+        let request_timeout_ms = 3_600_000;
+        let config = Config {
+            request_timeout_ms,
+            ..impatient()
+        };
+        let router = world.router("router", config).await;
+        let (sender, body) = open_body();
+        sender.send(Ok(Frame::data(put().slice(..8)))).await.unwrap();
+        let response = router.raw("Put", body).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "4", "{wire:?}");
+        within(sender.closed()).await;
+        assert_eq!(world.backends[0].calls(), [""; 0]);
+        begin(&router.client()).await.unwrap();
+    }
+}
+
 /// The time is for the request. The answer may take as long as the query processor likes.
 #[tokio::test]
 async fn a_slow_answer_is_waited_for() {

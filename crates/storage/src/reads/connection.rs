@@ -36,6 +36,8 @@ use crate::shared::{Figures, Shared, Ticket};
 const OUT_BATCH_BYTES: usize = 1 << 20;
 /// Answers that wait for the clock (R4) hold at most about so many bytes; then no more requests are taken in.
 const MAX_HELD_BYTES: usize = 16 << 20;
+/// Reads of one message. More are none that a query processor sends, and each would be refused with an answer of its own.
+const MAX_BATCH_READS: usize = 16_384;
 /// Versions that are looked at before the task turns to its input again.
 const SLICE_STEPS: usize = 512;
 
@@ -113,7 +115,7 @@ impl Connection {
                 changed = closed.changed(), if !self.parked.is_empty() => changed.map_err(|_| Gone)?,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 batch = input.next(), if is_open && has_room => match batch {
-                    Some(Ok(batch)) => self.admit_all(batch),
+                    Some(Ok(batch)) => self.admit_all(batch).await?,
                     Some(Err(_)) => return Err(Gone),
                     None => is_open = false,
                 },
@@ -134,7 +136,16 @@ impl Connection {
         [timely, self.parked.next_deadline()].into_iter().flatten().min()
     }
 
-    fn admit_all(&mut self, batch: StorageReadBatch) {
+    async fn admit_all(&mut self, batch: StorageReadBatch) -> Result<(), Gone> {
+        if batch.reads.len() > MAX_BATCH_READS {
+            let error = KvError::LimitExceeded {
+                limit: "reads of one message".to_owned(),
+                allowed: MAX_BATCH_READS as u64,
+                got: batch.reads.len() as u64,
+            };
+            let _ = self.out.send(Err(error.into())).await;
+            return Err(Gone);
+        }
         Figures::add(&self.shared.figures.reads, batch.reads.len() as u64);
         for read in batch.reads {
             let id = read.id;
@@ -142,6 +153,7 @@ impl Connection {
                 self.reply(id, Answer::Error(error.to_proto()));
             }
         }
+        Ok(())
     }
 
     fn admit(&mut self, read: StorageRead) -> KvResult<()> {

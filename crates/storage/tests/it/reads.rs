@@ -315,3 +315,29 @@ async fn the_closed_timestamp_is_told_without_waiting() {
     eventually("closed", || node.closed() == NOW - 5).await;
     assert_eq!(closed(reader.one(question()).await.unwrap()), NOW - 5);
 }
+
+/// Each would be refused with an answer of its own: many times the size of the question.
+#[tokio::test]
+async fn a_message_of_far_too_many_reads_ends_the_stream() {
+    let world = World::new();
+    let node = world.start(world.config());
+    world.close(NOW);
+    eventually("closed", || node.closed() == NOW).await;
+    let mut reader = node.reader().await;
+    let read = get("k", NOW);
+    reader.send(vec![read.clone(); 16_384]).await;
+    assert_eq!(reader.get("k", NOW).await.unwrap(), None);
+    reader.send(vec![read; 16_385]).await;
+    let status = loop {
+        match reader.answers.message().await {
+            Ok(answers) => assert!(answers.is_some(), "ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    let error = KvError::from_status(&status);
+    assert!(
+        matches!(error, Some(KvError::LimitExceeded { got: 16_385, .. })),
+        "{status}"
+    );
+    assert_eq!(node.figure("reads_open"), 0);
+}

@@ -1,5 +1,7 @@
 //! One suite for every store, and a plain model that both must agree with.
 
+mod lives;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,0 +1,175 @@
+//! The cluster: five kinds of services, each on a host of its own, as separate processes are.
+
+pub mod clock;
+pub mod disk;
+pub mod node;
+pub mod time;
+pub mod wire;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meridian_journal::{DiskIdentity, disk as registration};
+use meridian_types::{ClusterId, DiskId, NodeName};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+use crate::mutation::Mutation;
+use crate::plan::Plan;
+use crate::seams::derive;
+use crate::trace::Trace;
+use clock::SkewedClock;
+use disk::Disk;
+use node::Node;
+use time::SimTime;
+use wire::{Cuts, SimDialer};
+
+/// Where all nodes are.
+pub const REGION: &str = "local";
+/// The widest error that a clock may have: above the widest bound of any plan.
+const MAX_CLOCK_ERROR: Duration = Duration::from_millis(250);
+
+/// What a node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A journal node.
+    Journal,
+    /// An adjudicator.
+    Adjudicator,
+    /// A storage node.
+    Storage,
+    /// A query processor.
+    Query,
+    /// A router.
+    Router,
+}
+
+impl Role {
+    const LAYOUT: [(Self, usize); 5] = [
+        (Self::Journal, 3),
+        (Self::Adjudicator, 2),
+        (Self::Storage, 2),
+        (Self::Query, 2),
+        (Self::Router, 1),
+    ];
+
+    fn names(self) -> impl Iterator<Item = NodeName> {
+        let layout = Self::LAYOUT.iter().find(|(role, _)| *role == self);
+        let count = layout.map_or(0, |(_, count)| *count);
+        (1..=count).map(move |number| NodeName(format!("{self}-{number}")))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Journal => "journal",
+            Self::Adjudicator => "adjudicator",
+            Self::Storage => "storage",
+            Self::Query => "query",
+            Self::Router => "router",
+        })
+    }
+}
+
+/// What all nodes and clients of a run share.
+pub struct Shared {
+    /// What the seed chose.
+    pub plan: Plan,
+    /// True time.
+    pub time: SimTime,
+    /// The log.
+    pub trace: Trace,
+    /// Connections that break.
+    pub cuts: Cuts,
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// What must not have happened, and was noticed while it did.
+    alarms: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// Nothing has happened yet.
+    pub fn new(plan: Plan, time: SimTime, trace: Trace) -> Rc<Self> {
+        let mut rng = StdRng::seed_from_u64(derive(plan.seed, "cluster"));
+        Rc::new(Self {
+            cuts: Cuts {
+                mean: plan.faults.cut,
+                active: Arc::new(AtomicBool::new(false)),
+            },
+            cluster: ClusterId(Uuid::from_u128(rng.random())),
+            plan,
+            time,
+            trace,
+            alarms: Mutex::default(),
+        })
+    }
+
+    /// What `host` opens connections with.
+    pub fn dialer(&self, host: &str) -> SimDialer {
+        let rng = StdRng::seed_from_u64(derive(self.plan.seed, &format!("dialer {host}")));
+        SimDialer::new(host, self.trace.clone(), self.cuts.clone(), rng)
+    }
+
+    /// Something happened that must not.
+    pub fn alarm(&self, what: String) {
+        tracing::error!(what, "ALARM");
+        self.alarms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(what);
+    }
+
+    /// What must not have happened and did.
+    pub fn alarms(&self) -> Vec<String> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// All nodes of the cluster, running or not.
+pub struct Cluster {
+    /// In the order of their roles.
+    pub nodes: Vec<Rc<Node>>,
+}
+
+impl Cluster {
+    /// A new cluster: empty disks, registered.
+    pub fn new(shared: &Rc<Shared>) -> Self {
+        let mut rng = StdRng::seed_from_u64(derive(shared.plan.seed, "nodes"));
+        let mut nodes = Vec::new();
+        for (role, _) in Role::LAYOUT {
+            for name in role.names() {
+                nodes.push(Rc::new(new_node(shared, role, name, &mut rng)));
+            }
+        }
+        Self { nodes }
+    }
+}
+
+fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -> Node {
+    let plan = &shared.plan;
+    let mut clock = SkewedClock::new(shared.time.clone(), plan.clock_bound, MAX_CLOCK_ERROR);
+    clock.claims_to_be_exact = match role {
+        Role::Query => plan.mutation == Some(Mutation::NoCommitWait),
+        Role::Storage => plan.mutation == Some(Mutation::NoUncertaintyWait),
+        _ => false,
+    };
+    clock.skew(rng.random_range(-1.0..=1.0), rng.random_range(-500..=500));
+    let disk = Disk::new(plan.mutation == Some(Mutation::NoSync));
+    let identity = DiskIdentity {
+        cluster: shared.cluster,
+        node: name.clone(),
+        disk_id: DiskId(Uuid::from_u128(rng.random())),
+        rejoining: false,
+    };
+    if role == Role::Journal
+        && let Err(error) = registration::initialise_in(&disk.honest_files(), &identity)
+    {
+        shared.alarm(format!("{name}: the disk cannot be registered: {error}"));
+    }
+    Node::new(shared.clone(), role, identity, Arc::new(clock), disk)
+}

@@ -1,0 +1,314 @@
+//! What breaks when: draws faults at the plan's rates, applies them between two steps, and repairs them after a while.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use turmoil::Sim;
+
+use crate::cluster::{Cluster, Role, Shared};
+use crate::seams::derive;
+
+mod links;
+
+use links::{Cut, Links};
+
+/// How often stores write out what they hold, on average.
+const FLUSH_MEAN: Duration = Duration::from_millis(700);
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Crash,
+    Restart,
+    PowerLoss,
+    Partition,
+    Oneway,
+    Hold,
+    Slow,
+    ClockJump,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What puts an end to a fault.
+#[derive(Debug)]
+enum Repair {
+    Start(usize),
+    Uncut(u64),
+    Speed,
+}
+
+/// Breaks things, and repairs them.
+pub struct Faults {
+    shared: Rc<Shared>,
+    rng: StdRng,
+    links: Links,
+    /// When the next fault of each kind comes, and the mean time between two.
+    next: BTreeMap<Kind, (Duration, Duration)>,
+    repairs: Vec<(Duration, Repair)>,
+    next_flush: Duration,
+    /// Nodes that are down, or going down, by index.
+    down: Vec<bool>,
+    active: bool,
+    /// How many faults of each kind there were.
+    counts: BTreeMap<String, u64>,
+}
+
+impl Faults {
+    /// Nothing is broken; hosts are the cluster's nodes, then the clients.
+    pub fn new(shared: Rc<Shared>, cluster: &Cluster, clients: &[String]) -> Self {
+        let rng = StdRng::seed_from_u64(derive(shared.plan.seed, "faults"));
+        let names = cluster.nodes.iter().map(|node| node.name().to_owned());
+        Self {
+            links: Links::new(names.chain(clients.iter().cloned()).collect()),
+            down: vec![false; cluster.nodes.len()],
+            rng,
+            shared,
+            next: BTreeMap::new(),
+            repairs: Vec::new(),
+            next_flush: Duration::ZERO,
+            active: false,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// How many faults of each kind there were.
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+
+    /// From now on things break.
+    pub fn begin(&mut self) {
+        self.active = true;
+        self.shared.cuts.active.store(true, Ordering::Relaxed);
+        let faults = self.shared.plan.faults;
+        let kinds = [
+            (Kind::Crash, faults.crash),
+            (Kind::Restart, faults.restart),
+            (Kind::PowerLoss, faults.power_loss),
+            (Kind::Partition, faults.partition),
+            (Kind::Oneway, faults.oneway),
+            (Kind::Hold, faults.hold),
+            (Kind::Slow, faults.slow),
+            (Kind::ClockJump, faults.clock_jump),
+        ];
+        let now = self.shared.time.elapsed();
+        for (kind, mean) in kinds {
+            if let Some(mean) = mean {
+                let at = now + spread(&mut self.rng, mean);
+                self.next.insert(kind, (at, mean));
+            }
+        }
+    }
+
+    /// Nothing breaks any more, and what is broken is repaired at once.
+    pub fn end(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
+        self.active = false;
+        self.shared.cuts.active.store(false, Ordering::Relaxed);
+        self.next.clear();
+        for (_, repair) in std::mem::take(&mut self.repairs) {
+            self.repair(sim, cluster, &repair);
+        }
+    }
+
+    /// What breaks and what is repaired at this time.
+    pub fn step(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
+        let now = self.shared.time.elapsed();
+        let (due, later) = std::mem::take(&mut self.repairs)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.repairs = later;
+        let due: Vec<(Duration, Repair)> = due;
+        for (_, repair) in due {
+            self.repair(sim, cluster, &repair);
+        }
+        if self.next_flush <= now {
+            self.flush_stores(cluster);
+            self.next_flush = now + spread(&mut self.rng, FLUSH_MEAN);
+        }
+        let kinds: Vec<Kind> = self
+            .next
+            .iter()
+            .filter(|(_, (at, _))| *at <= now)
+            .map(|(kind, _)| *kind)
+            .collect();
+        for kind in kinds {
+            if let Some((at, mean)) = self.next.get_mut(&kind) {
+                *at = now + spread(&mut self.rng, *mean);
+            }
+            self.strike(kind, sim, cluster);
+        }
+    }
+
+    fn flush_stores(&mut self, cluster: &Cluster) {
+        for node in cluster.nodes.iter().filter(|node| node.role == Role::Storage) {
+            if self.rng.random_bool(0.5)
+                && let Err(error) = meridian_storage::store::VersionStore::flush(&node.disk.store)
+            {
+                self.shared
+                    .alarm(format!("{}: cannot flush: {error}", node.name()));
+            }
+        }
+    }
+
+    fn strike(&mut self, kind: Kind, sim: &mut Sim<'_>, cluster: &Cluster) {
+        let now = self.shared.time.elapsed();
+        match kind {
+            Kind::Crash => self.take_down(sim, cluster, kind, 1),
+            Kind::Restart => self.take_down(sim, cluster, kind, 1),
+            Kind::PowerLoss => {
+                let all = self.down.len();
+                let many = *[1, 1, 2, 4, all].choose(&mut self.rng).unwrap_or(&1);
+                self.take_down(sim, cluster, kind, many);
+            }
+            Kind::Partition | Kind::Oneway | Kind::Hold => {
+                let groups = self.groups();
+                let cut = match kind {
+                    Kind::Partition => Cut::Both,
+                    Kind::Oneway => Cut::Oneway,
+                    _ => Cut::Hold,
+                };
+                self.count(kind.to_string());
+                tracing::info!(from = %self.links.describe(&groups.0), to = %self.links.describe(&groups.1), "fault: {kind}");
+                let id = self.links.cut(sim, cut, groups.0, groups.1);
+                let mean = *[150, 800, 2_500, 6_000].choose(&mut self.rng).unwrap_or(&800);
+                let until = now + spread(&mut self.rng, Duration::from_millis(mean));
+                self.repairs.push((until, Repair::Uncut(id)));
+            }
+            Kind::Slow => {
+                let slow = Duration::from_millis(self.rng.random_range(50..=600));
+                self.count(kind.to_string());
+                tracing::info!(?slow, "fault: {kind}");
+                sim.set_max_message_latency(slow);
+                let until = now + spread(&mut self.rng, Duration::from_secs(1));
+                self.repairs.push((until, Repair::Speed));
+            }
+            Kind::ClockJump => {
+                let node = cluster.nodes.choose(&mut self.rng);
+                // Often as wrong as it may be.
+                let offset = *[-1.0, 1.0, 0.0, self.rng.random_range(-1.0..=1.0)]
+                    .choose(&mut self.rng)
+                    .unwrap_or(&0.0);
+                let drift_ppm = self.rng.random_range(-500..=500);
+                if let Some(node) = node {
+                    self.count(kind.to_string());
+                    tracing::info!(node = node.name(), offset, drift_ppm, "fault: {kind}");
+                    node.clock.skew(offset, drift_ppm);
+                }
+            }
+        }
+    }
+
+    /// Stops up to `many` nodes in the way of `kind`.
+    fn take_down(&mut self, sim: &mut Sim<'_>, cluster: &Cluster, kind: Kind, many: usize) {
+        let up = (0..self.down.len()).filter(|index| !self.down.get(*index).copied().unwrap_or(true));
+        let mut up: Vec<usize> = up.collect();
+        up.shuffle(&mut self.rng);
+        // A power loss may take everything; dead processes stay below the plan's bound.
+        let room = match kind {
+            Kind::PowerLoss => many,
+            _ => many.min(
+                self.shared
+                    .plan
+                    .faults
+                    .max_down
+                    .saturating_sub(self.down.len() - up.len()),
+            ),
+        };
+        let now = self.shared.time.elapsed();
+        let mean = *[50, 500, 3_000].choose(&mut self.rng).unwrap_or(&500);
+        for index in up.into_iter().take(room) {
+            let Some(node) = cluster.nodes.get(index) else {
+                continue;
+            };
+            self.count(format!("{kind} {}", node.role));
+            tracing::info!(node = node.name(), "fault: {kind}");
+            match kind {
+                Kind::Restart => node.ask_to_stop(),
+                Kind::PowerLoss => {
+                    // Without the last words that the system of a dead process says on its connections.
+                    self.links.isolate(sim, index, true);
+                    sim.crash(node.name());
+                    let survives = self.shared.plan.faults.unsynced_survives;
+                    node.disk.power_failed(&mut self.rng, survives);
+                    self.links.isolate(sim, index, false);
+                }
+                _ => {
+                    sim.crash(node.name());
+                    node.disk.process_died(&mut self.rng);
+                }
+            }
+            if let Some(down) = self.down.get_mut(index) {
+                *down = true;
+            }
+            // A process that was asked to stop has some time for it, and is killed when it takes longer.
+            let grace = if kind == Kind::Restart {
+                Duration::from_secs(4)
+            } else {
+                Duration::ZERO
+            };
+            let until = now + grace + spread(&mut self.rng, Duration::from_millis(mean));
+            self.repairs.push((until, Repair::Start(index)));
+        }
+    }
+
+    fn repair(&mut self, sim: &mut Sim<'_>, cluster: &Cluster, repair: &Repair) {
+        match repair {
+            Repair::Start(index) => {
+                let Some(node) = cluster.nodes.get(*index) else {
+                    return;
+                };
+                if sim.is_host_running(node.name()) {
+                    // It did not stop in time.
+                    sim.crash(node.name());
+                    node.disk.process_died(&mut self.rng);
+                }
+                sim.bounce(node.name());
+                if let Some(down) = self.down.get_mut(*index) {
+                    *down = false;
+                }
+            }
+            Repair::Uncut(id) => {
+                tracing::info!(id, "repaired: links");
+                self.links.uncut(sim, *id);
+            }
+            Repair::Speed => {
+                tracing::info!("repaired: latency");
+                sim.set_max_message_latency(self.shared.plan.latency.1);
+            }
+        }
+    }
+
+    /// Two groups of hosts that are cut off from each other.
+    fn groups(&mut self) -> (Vec<usize>, Vec<usize>) {
+        let mut hosts: Vec<usize> = (0..self.links.len()).collect();
+        hosts.shuffle(&mut self.rng);
+        let first = *[1, 1, 2, hosts.len() / 2].choose(&mut self.rng).unwrap_or(&1);
+        let rest = hosts.split_off(first);
+        // From all others, or only from some of them.
+        let second = match self.rng.random_bool(0.5) {
+            true => rest.len(),
+            false => self.rng.random_range(1..=rest.len()),
+        };
+        (hosts, rest.into_iter().take(second).collect())
+    }
+
+    fn count(&mut self, what: String) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+}
+
+/// Between nothing and twice the mean.
+fn spread(rng: &mut StdRng, mean: Duration) -> Duration {
+    mean.mul_f64(rng.random_range(0.0..2.0))
+}

@@ -1,0 +1,65 @@
+//! R6, I6. For every transaction T with snapshot s, every read of T that found version v of key k, and every committed
+//! version w of k: v <= s, and not v < w <= s.
+//!
+//! Where s is not known, the newest version that T saw stands for it: s is not below that (R5).
+
+use std::collections::BTreeMap;
+
+use meridian_client::Timestamp;
+
+use super::{Evidence, Violation};
+use crate::history::Txn;
+
+const NAME: &str = "R6 reads see the snapshot";
+
+/// Every read of every transaction.
+pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
+    let mut versions: BTreeMap<&str, BTreeMap<Timestamp, usize>> = BTreeMap::new();
+    for txn in evidence.txns {
+        if let Some(commit) = txn.commit() {
+            for (key, _) in txn.writes() {
+                versions.entry(key).or_default().insert(commit, txn.id);
+            }
+        }
+    }
+    evidence
+        .txns
+        .iter()
+        .flat_map(|txn| check_one(txn, &versions))
+        .collect()
+}
+
+fn check_one(txn: &Txn, versions: &BTreeMap<&str, BTreeMap<Timestamp, usize>>) -> Vec<Violation> {
+    let found_at =
+        |found: Option<&crate::history::Found>| found.map_or(Timestamp::ZERO, |found| found.timestamp);
+    let newest = txn
+        .reads()
+        .map(|(_, found)| found_at(found))
+        .max()
+        .unwrap_or_default();
+    let snapshot = txn.start().unwrap_or(newest);
+    let mut violations = Vec::new();
+    for (key, found) in txn.reads() {
+        let at = found_at(found);
+        if at > snapshot {
+            let what = format!(
+                "T{} read {key} at {}, after its snapshot {}",
+                txn.id, at.0, snapshot.0
+            );
+            violations.push(Violation::new(NAME, what, [txn.id]));
+        }
+        let after = Timestamp(at.0 + 1);
+        let missed = versions
+            .get(key)
+            .filter(|_| after <= snapshot)
+            .and_then(|versions| versions.range(after..=snapshot).next());
+        if let Some((missed, writer)) = missed {
+            let what = format!(
+                "T{} read {key} at {} and missed T{writer}'s version at {}, its snapshot is {}",
+                txn.id, at.0, missed.0, snapshot.0
+            );
+            violations.push(Violation::new(NAME, what, [*writer, txn.id]));
+        }
+    }
+    violations
+}

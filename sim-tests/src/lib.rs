@@ -1,0 +1,36 @@
+//! Deterministic simulation of Meridian: the real services and the real client library, in one thread, on a simulated
+//! network, simulated disks and clocks that are wrong within their bounds. Everything derives from one seed.
+//!
+//! ```text
+//! plan ──> run: steps ──┬─> cluster: nodes, wires, clocks, disks      seams: time and randomness of libc
+//!                       ├─> faults: crashes, partitions, clock jumps
+//!                       └─> workload: clients ──> history ──> invariants (with checker's graph) ──> violations
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `plan` | what the seed chose: sizes, settings, which faults how often |
+//! | `run` | one simulation, from start to verdict |
+//! | `cluster` | one node's services on simulated network, disk and clock |
+//! | `faults` | what breaks when, and its repair |
+//! | `workload`, `history` | what clients do, and what they saw |
+//! | `invariants` | one file each, headed by its formal statement |
+//! | `checker` | dependency graphs of transactions |
+//! | `driver` | many seeds, one process each |
+//!
+//! Caveats: one simulation per process: tokio numbers its tasks for the whole process, and the numbers decide the
+//! order in which the tasks of a crashed node are dropped.
+#![forbid(unsafe_code)]
+
+pub mod checker;
+pub mod cluster;
+pub mod driver;
+pub mod faults;
+pub mod history;
+pub mod invariants;
+pub mod mutation;
+pub mod plan;
+pub mod run;
+pub mod seams;
+pub mod trace;
+pub mod workload;

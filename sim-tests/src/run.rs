@@ -1,0 +1,287 @@
+//! One simulation, from its start to the verdict.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use meridian_client::{KeyRange, Timestamp};
+use meridian_storage::store::{Direction, VersionStore};
+use turmoil::Sim;
+
+use crate::cluster::time::{SimTime, TICK};
+use crate::cluster::{Cluster, Role, Shared};
+use crate::faults::Faults;
+use crate::history::Txn;
+use crate::invariants::{self, Content, Evidence, Violation};
+use crate::mutation::Mutation;
+use crate::plan::Plan;
+use crate::seams;
+use crate::trace::{self, Trace};
+use crate::workload::{AUDITOR, Phase, Workload};
+
+/// A new cluster must be able to work within this.
+const SETUP_LIMIT: Duration = Duration::from_secs(30);
+/// After the last fault everybody must get on within this.
+const CALM_LIMIT: Duration = Duration::from_secs(30);
+/// After that, all outcomes must be known within this: the longest deadline, and some more.
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
+/// And everything must have been read within this.
+const AUDIT_LIMIT: Duration = Duration::from_secs(30);
+/// Clients go on for at least so long after the last fault.
+const CALM: Duration = Duration::from_millis(1_500);
+/// Storage nodes must hold the same within this, counted from the end of the audit.
+const CONVERGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was broken.
+    pub violations: Vec<Violation>,
+    /// What clients saw.
+    pub txns: Vec<Txn>,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// How many faults of each kind there were.
+    pub faults: BTreeMap<String, u64>,
+    /// The hash of the log and of all bytes on all wires.
+    pub digest: u64,
+    /// Log lines.
+    pub lines: u64,
+}
+
+impl Report {
+    /// How many transactions were acknowledged, aborted, and are in doubt.
+    pub fn outcomes(&self) -> (usize, usize, usize) {
+        let committed = self.txns.iter().filter(|txn| txn.is_committed()).count();
+        let aborted = self.txns.iter().filter(|txn| txn.is_aborted()).count();
+        (committed, aborted, self.txns.len() - committed - aborted)
+    }
+}
+
+/// Runs a seed on a fresh thread, so that nothing of the process gets in but the seed.
+pub fn run(seed: u64, mutation: Option<Mutation>, options: &trace::Options) -> Result<Report, String> {
+    trace::watch_panics();
+    let options = options.clone();
+    let body = move || {
+        seams::set_random(seams::derive(seed, "libc"));
+        simulate(Plan::new(seed, mutation), &options).map_err(|error| error.to_string())
+    };
+    let thread = std::thread::Builder::new()
+        .name("simulation".to_owned())
+        .stack_size(16 << 20)
+        .spawn(body);
+    let ended = thread.map_err(|error| error.to_string())?.join();
+    ended.unwrap_or_else(|_| Err("the simulation panicked".to_owned()))
+}
+
+fn simulate(plan: Plan, options: &trace::Options) -> turmoil::Result<Report> {
+    let time = SimTime::new();
+    let trace = Trace::new(options, time.clone())?;
+    let _guard = trace.install();
+    tracing::info!(?plan, "begins");
+    let mut sim = build(&plan, &time);
+    let shared = Shared::new(plan, time, trace.clone());
+    let cluster = Cluster::new(&shared);
+    for node in &cluster.nodes {
+        let node = node.clone();
+        sim.host(node.name().to_owned(), move || node.clone().run());
+    }
+    let workload = Workload::new(&shared);
+    workload.start(&mut sim, &shared);
+    let mut world = World {
+        faults: Faults::new(shared.clone(), &cluster, &workload.names),
+        sim,
+        shared,
+        cluster,
+        workload,
+        violations: Vec::new(),
+    };
+    if let Err(violation) = world.phases() {
+        world.violations.push(violation);
+    }
+    Ok(world.report(&trace))
+}
+
+fn build(plan: &Plan, time: &SimTime) -> Sim<'static> {
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(seams::derive(plan.seed, "network"))
+        .epoch(UNIX_EPOCH + Duration::from_nanos(time.epoch_ns()))
+        .tick_duration(TICK)
+        .simulation_duration(Duration::MAX)
+        .min_message_latency(plan.latency.0)
+        .max_message_latency(plan.latency.1)
+        .tcp_capacity(plan.tcp_capacity);
+    if plan.random_order {
+        builder.enable_random_order();
+    }
+    builder.build()
+}
+
+/// The run while it goes on.
+struct World {
+    sim: Sim<'static>,
+    shared: Rc<Shared>,
+    cluster: Cluster,
+    workload: Workload,
+    faults: Faults,
+    violations: Vec<Violation>,
+}
+
+impl World {
+    fn phases(&mut self) -> Result<(), Violation> {
+        let control = self.workload.control.clone();
+        let liveness = |what: String| Violation::new("liveness", what, []);
+        let is_ready = || control.phase.get() >= Phase::Chaos;
+        if !self.until(SETUP_LIMIT, is_ready)? {
+            return Err(liveness(format!(
+                "a new cluster takes no writes within {SETUP_LIMIT:?}"
+            )));
+        }
+        tracing::info!("phase: chaos");
+        self.faults.begin();
+        self.until(self.shared.plan.chaos, || false)?;
+        tracing::info!("phase: calm");
+        self.faults.end(&mut self.sim, &self.cluster);
+        control.phase.set(Phase::Calm);
+        let all_got_on = || control.progress.borrow().values().all(Option::is_some);
+        if !self.until(CALM_LIMIT, all_got_on)? {
+            let stuck: Vec<String> = control
+                .progress
+                .borrow()
+                .iter()
+                .filter(|(_, progress)| progress.is_none())
+                .map(|(name, _)| name.clone())
+                .collect();
+            let what = format!(
+                "{CALM_LIMIT:?} after the last fault, nothing committed: {}",
+                stuck.join(", ")
+            );
+            return Err(liveness(what));
+        }
+        self.until(CALM, || false)?;
+        tracing::info!("phase: finish");
+        control.phase.set(Phase::Finish);
+        if !self.until(FINISH_LIMIT, || control.working.get() == 0)? {
+            let what = format!(
+                "{} clients do not learn their outcomes within {FINISH_LIMIT:?}",
+                control.working.get()
+            );
+            return Err(liveness(what));
+        }
+        tracing::info!("phase: audit");
+        control.phase.set(Phase::Audit);
+        if !self.until(AUDIT_LIMIT, || control.phase.get() == Phase::Done)? {
+            return Err(liveness(format!(
+                "everything cannot be read within {AUDIT_LIMIT:?}"
+            )));
+        }
+        let nodes = self.cluster.nodes.clone();
+        // If they do not, the difference is reported afterwards.
+        self.until(CONVERGE_LIMIT, || {
+            let stores = contents(&nodes);
+            stores
+                .windows(2)
+                .all(|pair| matches!(pair, [(_, one), (_, two)] if one == two))
+        })?;
+        Ok(())
+    }
+
+    /// Steps until the condition holds; whether it did within the limit.
+    fn until(&mut self, limit: Duration, holds: impl Fn() -> bool) -> Result<bool, Violation> {
+        let end = self.shared.time.elapsed() + limit;
+        while !holds() {
+            if self.shared.time.elapsed() >= end {
+                return Ok(false);
+            }
+            self.step()?;
+        }
+        Ok(true)
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        self.shared.time.set(self.sim.elapsed());
+        self.faults.step(&mut self.sim, &self.cluster);
+        let stepped = self.sim.step();
+        let panics = trace::panics();
+        if !panics.is_empty() {
+            return Err(Violation::new("no panic", panics.join("; "), []));
+        }
+        if let Err(error) = stepped {
+            return Err(Violation::new("no process fails", error.to_string(), []));
+        }
+        match self.shared.alarms().first() {
+            Some(alarm) => Err(Violation::new("no service gives up", alarm.clone(), [])),
+            None => Ok(()),
+        }
+    }
+
+    fn report(mut self, trace: &Trace) -> Report {
+        let txns = self.workload.history.take();
+        let is_done = self.workload.control.phase.get() == Phase::Done;
+        let audit = txns
+            .iter()
+            .rev()
+            .find(|txn| txn.client == AUDITOR && txn.is_committed());
+        let stores = if is_done {
+            contents(&self.cluster.nodes)
+        } else {
+            Vec::new()
+        };
+        let evidence = Evidence {
+            plan: &self.shared.plan,
+            txns: &txns,
+            audit: audit.filter(|_| is_done),
+            stores: &stores,
+        };
+        self.violations.extend(invariants::check(&evidence));
+        for violation in &self.violations {
+            tracing::error!(invariant = violation.invariant, what = violation.what, "VIOLATED");
+        }
+        let simulated = self.sim.elapsed();
+        let faults = self.faults.counts().clone();
+        tracing::info!(?simulated, ?faults, "ends");
+        let (digest, lines) = trace.digest();
+        Report {
+            seed: self.shared.plan.seed,
+            violations: self.violations,
+            txns,
+            simulated,
+            faults,
+            digest,
+            lines,
+        }
+    }
+}
+
+/// The newest versions at the storage nodes.
+fn contents(nodes: &[Rc<crate::cluster::node::Node>]) -> Vec<(String, Content)> {
+    let storage = nodes.iter().filter(|node| node.role == Role::Storage);
+    storage
+        .map(|node| (node.name().to_owned(), content(&node.disk.store)))
+        .collect()
+}
+
+fn content(store: &impl VersionStore) -> Content {
+    let mut content = Content::new();
+    let mut visit = |key: meridian_client::Key,
+                     version: meridian_protocol::visibility::Version<bytes::Bytes>| {
+        if let Some(value) = version.value {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            content.insert(text(&key.0), (version.timestamp.0, text(&value)));
+        }
+        ControlFlow::Continue(())
+    };
+    // Memory does not fail.
+    let _ = store.walk(
+        &KeyRange::all(),
+        Timestamp::MAX,
+        Direction::Forward,
+        usize::MAX,
+        &mut visit,
+    );
+    content
+}

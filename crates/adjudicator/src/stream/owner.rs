@@ -264,7 +264,8 @@ impl Owner {
     /// Appends the record that the adjudication asked for at `lsn`.
     pub(super) fn append(&mut self, lsn: Lsn, record: impl FnOnce(Position) -> Entry) {
         let at = self.replication.append();
-        debug_assert_eq!(at.lsn, lsn, "the adjudication and the log count alike");
+        // Answers wait for `lsn`: counted otherwise, they would leave before their own record is durable.
+        assert_eq!(at.lsn, lsn, "the adjudication and the log count alike");
         self.push(record(at));
     }
 

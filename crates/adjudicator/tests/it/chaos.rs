@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::closures::check_closures;
 use super::cluster::{Cluster, Decider, STREAM, Txn};
+use super::outcomes::attempt_outcome;
 
 const NAMES: [&str; 2] = ["a1", "a2"];
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -24,15 +25,25 @@ struct Run {
     cluster: Cluster,
     rng: StdRng,
     deciders: BTreeMap<(String, u64), Decider>,
-    tried: Vec<(Txn, Option<decision::Result>)>,
+    tried: Vec<Tried>,
     down: Option<usize>,
+}
+
+/// A transaction, with its last attempt.
+struct Tried {
+    txn: Txn,
+    epoch: u64,
+    /// What its client would know: when it committed; that it has not and will not by what was sent so far; or nothing.
+    known: Option<Option<u64>>,
+    /// What the home said to the question for the transaction, finally.
+    told: Option<Outcome>,
 }
 
 impl Run {
     async fn fault(&mut self) {
         let journal = self.rng.random_range(0..3);
         let name = *NAMES.choose(&mut self.rng).unwrap();
-        match self.rng.random_range(0..7) {
+        match self.rng.random_range(0..9) {
             0 => self.cluster.journals[journal].hold(name),
             1 | 2 => self.cluster.journals.iter().for_each(|journal| journal.let_go()),
             3 if self.down.is_none() => {
@@ -49,11 +60,77 @@ impl Run {
                 self.cluster.start_adjudicator(name).await;
                 self.deciders.retain(|(of, _), _| of != name);
             }
+            6 => {
+                // A candidate of which nobody else hears.
+                let epoch = self.cluster.journals[journal].promised().next().0;
+                if self.down != Some(journal) && !self.cluster.journals[journal].is_rejoining() {
+                    self.cluster.journals[journal].promise(epoch, "ghost");
+                }
+            }
             _ => sleep(Duration::from_millis(self.rng.random_range(0..1_500))).await,
         }
     }
 
+    /// An attempt whose end is not known is asked about; when it is aborted, it arrives late, and another one is sent.
+    async fn resolve(&mut self) {
+        let open: Vec<usize> = (0..self.tried.len())
+            .filter(|index| self.tried[*index].known.is_none())
+            .collect();
+        let Some(index) = open.choose(&mut self.rng).copied() else {
+            return;
+        };
+        let asked = *NAMES.choose(&mut self.rng).unwrap();
+        let Tried { txn, epoch, .. } = &self.tried[index];
+        let (txn, epoch) = (txn.clone(), *epoch);
+        if self.rng.random_bool(0.2) {
+            let question = self.cluster.outcome(asked, txn.id, txn.start);
+            if let Ok(answer) = timeout(Duration::from_secs(1), question).await
+                && answer.outcome() != Outcome::NotOwner
+            {
+                self.tried[index].told = Some(answer.outcome());
+            }
+            return;
+        }
+        let question = attempt_outcome(&self.cluster, asked, &txn, epoch);
+        let Ok(answer) = timeout(Duration::from_secs(2), question).await else {
+            return;
+        };
+        match answer.outcome() {
+            Outcome::Committed => self.tried[index].known = Some(Some(answer.commit)),
+            Outcome::Aborted => {
+                self.tried[index].known = Some(None);
+                let next = Txn {
+                    number: txn.number + 1,
+                    ..txn.clone()
+                };
+                self.send_late(&txn, epoch).await;
+                self.attempt(Some(index), next).await;
+            }
+            _ => {}
+        }
+    }
+
+    /// An attempt arrives that was given up: never is it committed now.
+    async fn send_late(&mut self, txn: &Txn, epoch: u64) {
+        for name in NAMES {
+            if let Some(decider) = self.deciders.get_mut(&(name.to_owned(), epoch)) {
+                let answer = timeout(Duration::from_millis(50), decider.try_decide(txn)).await;
+                let committed = matches!(answer, Ok(Some(decision::Result::Committed(_))));
+                assert!(!committed, "{txn_id} was aborted", txn_id = txn.id);
+            }
+        }
+    }
+
     async fn commit(&mut self) {
+        let key = *KEYS.choose(&mut self.rng).unwrap();
+        let age = self.rng.random_range(0..200_000_000);
+        let start = Timestamp(self.cluster.now().0 - age);
+        let txn = Txn::writing(self.cluster.new_txn(), start, key);
+        self.attempt(None, txn).await;
+    }
+
+    /// Sends an attempt to whoever owns the stream, if somebody does, and notes it.
+    async fn attempt(&mut self, index: Option<usize>, txn: Txn) {
         let asked = *NAMES.choose(&mut self.rng).unwrap();
         let request = LocateRequest {
             stream: STREAM,
@@ -67,10 +144,6 @@ impl Run {
         if owner.owner.is_empty() {
             return;
         }
-        let key = *KEYS.choose(&mut self.rng).unwrap();
-        let age = self.rng.random_range(0..200_000_000);
-        let start = Timestamp(self.cluster.now().0 - age);
-        let txn = Txn::writing(self.cluster.new_txn(), start, key);
         let at = (owner.owner.clone(), owner.epoch);
         if !self.deciders.contains_key(&at) {
             let decider = self.cluster.open(&owner.owner, owner.epoch).await;
@@ -78,8 +151,25 @@ impl Run {
         }
         let decider = self.deciders.get_mut(&at).unwrap();
         let patience = Duration::from_millis(self.rng.random_range(1..400));
-        let answer = timeout(patience, decider.try_decide(&txn)).await.ok().flatten();
-        self.tried.push((txn, answer));
+        let is_lost = self.rng.random_bool(0.1);
+        let answer = if is_lost {
+            None
+        } else {
+            timeout(patience, decider.try_decide(&txn)).await.ok().flatten()
+        };
+        let tried = Tried {
+            txn,
+            epoch: owner.epoch,
+            known: known(answer),
+            told: None,
+        };
+        match index {
+            None => self.tried.push(tried),
+            Some(index) => {
+                let told = self.tried[index].told;
+                self.tried[index] = Tried { told, ..tried };
+            }
+        }
     }
 
     async fn heal_and_check(mut self) -> (usize, u64) {
@@ -97,21 +187,21 @@ impl Run {
         let log = self.cluster.journals[0].entries();
         let commits = check_log(&log);
         let mut acknowledged = 0;
-        for (txn, answer) in &self.tried {
+        for tried in &self.tried {
+            let txn = &tried.txn;
             let recorded = commits.get(&txn.id.to_bytes()[..]);
-            match answer {
-                Some(decision::Result::Committed(committed)) => {
-                    acknowledged += 1;
-                    assert_eq!(
-                        recorded.map(|entry| entry.timestamp),
-                        Some(committed.commit),
-                        "acknowledged, lost"
-                    );
-                }
-                Some(decision::Result::Refused(refused)) => {
-                    assert!(recorded.is_none(), "refused ({refused:?}), yet committed");
-                }
-                Some(decision::Result::Unknown(_)) | None => {}
+            if let Some(known) = tried.known {
+                acknowledged += usize::from(known.is_some());
+                assert_eq!(
+                    recorded.map(|entry| entry.timestamp),
+                    known,
+                    "acknowledged and lost, or aborted and committed: {txn_id}",
+                    txn_id = txn.id
+                );
+            }
+            if let Some(told) = tried.told {
+                let expected = recorded.map_or(Outcome::Aborted, |_| Outcome::Committed);
+                assert_eq!(told, expected, "I9, asked meanwhile");
             }
             let told = self.cluster.outcome(&owner, txn.id, txn.start).await;
             let expected = recorded.map_or(Outcome::Aborted, |_| Outcome::Committed);
@@ -124,7 +214,7 @@ impl Run {
 
     /// I2: nobody else wrote the key between a transaction's start and its commit.
     fn check_first_committer_wins(&self, commits: &BTreeMap<Vec<u8>, Entry>) {
-        for (txn, _) in &self.tried {
+        for Tried { txn, .. } in &self.tried {
             let Some(entry) = commits.get(&txn.id.to_bytes()[..]) else {
                 continue;
             };
@@ -133,6 +223,15 @@ impl Run {
                 assert!(!overlaps, "I2: {txn_id} and {other:?}", txn_id = txn.id);
             }
         }
+    }
+}
+
+/// What an answer means for the attempt.
+fn known(answer: Option<decision::Result>) -> Option<Option<u64>> {
+    match answer? {
+        decision::Result::Committed(committed) => Some(Some(committed.commit)),
+        decision::Result::Refused(_) => Some(None),
+        decision::Result::Unknown(_) => None,
     }
 }
 
@@ -172,10 +271,10 @@ async fn whatever_happens_the_log_says_what_was_said() {
             down: None,
         };
         for _ in 0..120 {
-            if run.rng.random_bool(0.25) {
-                run.fault().await;
-            } else {
-                run.commit().await;
+            match run.rng.random_range(0..8) {
+                0 | 1 => run.fault().await,
+                2 | 3 => run.resolve().await,
+                _ => run.commit().await,
             }
         }
         let (of_this, epoch) = run.heal_and_check().await;

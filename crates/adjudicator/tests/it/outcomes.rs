@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::cluster::{Cluster, Txn};
 
-async fn attempt_outcome(cluster: &Cluster, name: &str, txn: &Txn, epoch: u64) -> OutcomeAnswer {
+pub async fn attempt_outcome(cluster: &Cluster, name: &str, txn: &Txn, epoch: u64) -> OutcomeAnswer {
     let query = AttemptQuery {
         attempt: Some(txn.attempt(epoch).into()),
         start: txn.start.0,

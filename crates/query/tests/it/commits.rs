@@ -302,9 +302,11 @@ async fn nothing_is_sent_after_the_deadline() {
             .commit_within(Duration::ZERO)
             .await
             .unwrap_err();
-        assert!(matches!(error, KvError::Aborted { .. }), "{error}");
+        // On a busy machine the caller may be told before the commit's own task is.
+        let is_late = matches!(error, KvError::Aborted { .. } | KvError::OutcomeUnknown { .. });
+        assert!(is_late, "{error}");
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(cluster.world.core().attempts.len(), seen);
 }
 
@@ -366,7 +368,7 @@ async fn a_repeated_execute_is_in_doubt_while_the_first_one_runs() {
         ..blind_write(id)
     };
     for (id, while_reading) in [(1, true), (2, false)] {
-        let slow = Duration::from_millis(100);
+        let slow = Duration::from_millis(280);
         if while_reading {
             for reads in ["st-1", "st-2"] {
                 let scripts = [crate::world::ReadScript::Slow(slow)].into();
@@ -378,7 +380,7 @@ async fn a_repeated_execute_is_in_doubt_while_the_first_one_runs() {
         }
         let mut client = cluster.client();
         let first = tokio::spawn(async move { execute(&mut client, reading(id)).await });
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(80)).await;
         let error = execute(&mut cluster.client(), reading(id)).await.unwrap_err();
         assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{error}");
         if !while_reading {

@@ -247,15 +247,13 @@ impl Cluster {
     /// Stops everything cleanly, clients' side first.
     pub async fn shutdown(mut self) {
         let listening = self.listening.take();
-        if let Some(listening) = &listening {
-            listening.stop.cancel();
-        }
         let nodes = self.running();
         for role in Role::ALL.into_iter().rev() {
             let stops: FuturesUnordered<_> = nodes.iter().map(|node| node.stop_role(role)).collect();
             stops.collect::<()>().await;
         }
         if let Some(listening) = listening {
+            listening.stop.cancel();
             // Connections that did not end in time are dropped.
             let _ = listening.task.await;
         }

@@ -92,9 +92,9 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken) -> Result
         tracing::info!(node = %section.name, "stopping");
     }
     node.drain();
-    stop_listening.cancel();
-    // Peers that are still served let the services hand over what they own before they stop.
+    // Still listening: whoever calls a service that drains is told so by it, with what to do instead.
     node.stop().await;
+    stop_listening.cancel();
     local.remove(&identity.node);
     if !served.is_finished() {
         // An error here says only that a connection did not end in time.

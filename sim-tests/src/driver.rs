@@ -66,8 +66,8 @@ pub fn run(job: &Job, seeds: impl Iterator<Item = u64>) -> io::Result<Total> {
     let mut total = Total::default();
     let mut told = Instant::now();
     loop {
-        let may_begin = job.until.is_none_or(|until| began.elapsed() < until)
-            && !(job.stop_at_first && !total.failed.is_empty());
+        let is_in_time = job.until.is_none_or(|until| began.elapsed() < until);
+        let may_begin = is_in_time && (total.failed.is_empty() || !job.stop_at_first);
         while may_begin && running.len() < job.jobs.max(1) {
             let Some(seed) = seeds.next() else { break };
             running.push_back(start(job, seed, None)?);

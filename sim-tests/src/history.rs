@@ -173,18 +173,32 @@ impl fmt::Display for Txn {
                     key,
                     found: Some(found),
                 } => {
-                    write!(f, "\n      read {key} -> {} @{}", found.value, found.timestamp.0)?;
+                    write!(
+                        f,
+                        "\n      read {key} -> {} @{}",
+                        tail(&found.value),
+                        found.timestamp.0
+                    )?;
                 }
-                Op::Write { key, value } => write!(f, "\n      write {key} = {value}")?,
+                Op::Write { key, value } => write!(f, "\n      write {key} = {}", tail(value))?,
                 Op::Scan { prefix, rows } => {
                     write!(f, "\n      scan {prefix} ->")?;
                     for (key, found) in rows {
-                        write!(f, " {key}={}@{}", found.value, found.timestamp.0)?;
+                        write!(f, " {key}={}@{}", tail(&found.value), found.timestamp.0)?;
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// The end of a value that is too long to be read: of a list, what came last.
+fn tail(value: &str) -> String {
+    const SHOWN: usize = 40;
+    match value.len().checked_sub(SHOWN).and_then(|cut| value.get(cut..)) {
+        Some(end) => format!("...{end}"),
+        None => value.to_owned(),
     }
 }
 

@@ -10,24 +10,28 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
     /// Journal nodes acknowledge appends that are not synced: the disk's sync does nothing.
-    NoSync,
+    SyncLies,
     /// R3: query processors tell of a commit without waiting until its timestamp is past.
-    NoCommitWait,
+    CommitWaitSkipped,
     /// R4: storage nodes answer without waiting until the versions' timestamps are past.
-    NoUncertaintyWait,
+    UncertaintyWaitSkipped,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::NoSync, Self::NoCommitWait, Self::NoUncertaintyWait];
+    pub const ALL: [Self; 3] = [
+        Self::SyncLies,
+        Self::CommitWaitSkipped,
+        Self::UncertaintyWaitSkipped,
+    ];
 }
 
 impl fmt::Display for Mutation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSync => "no-sync",
-            Self::NoCommitWait => "no-commit-wait",
-            Self::NoUncertaintyWait => "no-uncertainty-wait",
+            Self::SyncLies => "no-sync",
+            Self::CommitWaitSkipped => "no-commit-wait",
+            Self::UncertaintyWaitSkipped => "no-uncertainty-wait",
         })
     }
 }

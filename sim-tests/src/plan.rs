@@ -149,11 +149,11 @@ impl Faults {
         }
         // A clock that is never wrong, or a disk that never loses power, hides what is broken.
         match mutation {
-            Some(Mutation::NoSync) => {
+            Some(Mutation::SyncLies) => {
                 faults.power_loss = Some(Duration::from_secs(2));
                 faults.unsynced_survives = 0.0;
             }
-            Some(Mutation::NoCommitWait | Mutation::NoUncertaintyWait) => {
+            Some(Mutation::CommitWaitSkipped | Mutation::UncertaintyWaitSkipped) => {
                 faults.clock_jump = Some(Duration::from_secs(1));
             }
             None => {}

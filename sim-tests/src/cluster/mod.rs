@@ -154,12 +154,12 @@ fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -
     let plan = &shared.plan;
     let mut clock = SkewedClock::new(shared.time.clone(), plan.clock_bound, MAX_CLOCK_ERROR);
     clock.claims_to_be_exact = match role {
-        Role::Query => plan.mutation == Some(Mutation::NoCommitWait),
-        Role::Storage => plan.mutation == Some(Mutation::NoUncertaintyWait),
+        Role::Query => plan.mutation == Some(Mutation::CommitWaitSkipped),
+        Role::Storage => plan.mutation == Some(Mutation::UncertaintyWaitSkipped),
         _ => false,
     };
     clock.skew(rng.random_range(-1.0..=1.0), rng.random_range(-500..=500));
-    let disk = Disk::new(plan.mutation == Some(Mutation::NoSync));
+    let disk = Disk::new(plan.mutation == Some(Mutation::SyncLies));
     let identity = DiskIdentity {
         cluster: shared.cluster,
         node: name.clone(),

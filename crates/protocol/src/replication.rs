@@ -190,6 +190,14 @@ impl Replication {
         self.replicas.get(replica).map(|peer| peer.next)
     }
 
+    /// Whether the replica takes entries from this owner: it neither promised a higher epoch nor lost its disk.
+    pub fn accepts(&self, replica: usize) -> bool {
+        self.replicas.get(replica).is_some_and(|peer| match peer.state {
+            State::Probing { .. } | State::Streaming => true,
+            State::Refused { .. } | State::Rejoining => false,
+        })
+    }
+
     /// How many entries are under way to the replica: sent, and not acknowledged. The shell bounds it.
     pub fn in_flight(&self, replica: usize) -> u64 {
         self.replicas.get(replica).map_or(0, |peer| match peer.state {

@@ -42,6 +42,10 @@ impl Owner {
             if peer.is_fetching || peer.is_waiting() || peer.place(now).is_none() {
                 continue;
             }
+            // It would be sent nothing of what was read, and so read for again, without a pause.
+            if !self.replication.accepts(replica) {
+                continue;
+            }
             let Some(next) = self.replication.next_entry(replica) else {
                 continue;
             };

@@ -263,6 +263,8 @@ async fn whatever_happens_the_log_says_what_was_said() {
         .and_then(|seeds| seeds.parse().ok())
         .unwrap_or(10);
     for seed in 0..seeds {
+        // Shown when the test fails.
+        println!("seed {seed}");
         let mut run = Run {
             cluster: Cluster::start(&NAMES).await,
             rng: StdRng::seed_from_u64(seed),

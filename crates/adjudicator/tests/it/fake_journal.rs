@@ -20,6 +20,8 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+const TOO_MANY_READS: u64 = 5_000;
+
 #[derive(Default)]
 pub struct Log {
     pub replica: ReplicaLog,
@@ -37,6 +39,7 @@ struct Inner {
     closures: Vec<Closure>,
     delay: Duration,
     appends: u64,
+    reads: u64,
     life: CancellationToken,
 }
 
@@ -64,6 +67,7 @@ impl FakeJournal {
             closures: Vec::new(),
             delay: Duration::ZERO,
             appends: 0,
+            reads: 0,
             life: CancellationToken::new(),
         };
         Self {
@@ -187,6 +191,10 @@ impl FakeJournal {
 
     pub fn appends(&self) -> u64 {
         self.lock().appends
+    }
+
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
     }
 
     /// A fence that only this node hears of.
@@ -438,7 +446,12 @@ impl Journal for FakeJournal {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         self.check_alive()?;
         let request = request.into_inner();
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.reads += 1;
+        if inner.reads > TOO_MANY_READS {
+            // Whoever reads without a pause would keep simulated time from passing.
+            return Err(Status::unavailable("read far too often"));
+        }
         let entries = inner
             .logs
             .get(&request.stream)

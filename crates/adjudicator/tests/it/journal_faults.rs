@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::cluster::{CLUSTER, Cluster, Decider, STREAM, Txn};
+use super::fake_journal::FakeJournal;
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -244,4 +245,26 @@ async fn a_link_that_dies_is_not_passed_over() {
     let ended = tokio::time::timeout(Duration::from_secs(5), started.stopped).await;
     let failure = ended.expect("it ends").unwrap().unwrap_err();
     assert!(failure.what.contains("journal"), "{failure:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_for_a_node_that_refuses() {
+    let config = Config {
+        tail_bytes: 4 << 10,
+        append_batch_bytes: 8 << 10,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::start_with(&["a1"], config).await;
+    let mut decider = cluster.decider("a1").await;
+    commit_some(&mut cluster, &mut decider, 8, 10).await;
+    until_all_know_the_end(&cluster).await;
+    cluster.journals[2].kill();
+    commit_some(&mut cluster, &mut decider, 200, 1_000).await;
+    // It comes back far behind, and has heard of a candidate meanwhile.
+    cluster.journals[2].promise(9, "ghost");
+    cluster.journals[2].restart();
+    sleep(Duration::from_secs(5)).await;
+    let reads: u64 = cluster.journals.iter().map(FakeJournal::reads).sum();
+    assert!(reads < 200, "{reads} reads");
+    until_all_know_the_end(&cluster).await;
 }

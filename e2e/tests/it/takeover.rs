@@ -16,6 +16,7 @@ async fn whoever_dies_nothing_acknowledged_is_lost() {
     a_killed_owner_is_replaced(&mut cluster, &client).await;
     a_paused_owner_commits_nothing_when_it_wakes(&mut cluster, &client).await;
     one_journal_node_may_be_missing_and_catches_up(&mut cluster, &client).await;
+    a_storage_node_is_rebuilt_from_nothing(&mut cluster, &client).await;
     everything_killed_at_once_comes_back(&mut cluster).await;
     every_process_stops_cleanly(&mut cluster).await;
 }
@@ -118,6 +119,23 @@ async fn one_journal_node_may_be_missing_and_catches_up(cluster: &mut Cluster, c
     put(client, "missing/quorum", "1 and 3 are not enough without 2").await;
     cluster.start_node("journal-1");
     assert_value(client, "missing/099", "x").await;
+}
+
+/// Which is also how a further storage node joins: empty, and in the configuration.
+async fn a_storage_node_is_rebuilt_from_nothing(cluster: &mut Cluster, client: &Client) {
+    put(client, "rebuilt/key", "in the journal").await;
+    cluster.kill("storage-2");
+    std::fs::remove_dir_all(cluster.directory().join("storage-2")).expect("its directory is removed");
+    cluster.start_node("storage-2");
+    // Now there is nobody else who could answer.
+    cluster.kill("storage-1");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = client.get("rebuilt/key").await {
+        assert!(Instant::now() < deadline, "storage-2 does not serve: {error}");
+    }
+    assert_value(client, "rebuilt/key", "in the journal").await;
+    assert_value(client, "takeover/before", "1").await;
+    cluster.start_node("storage-1");
 }
 
 async fn everything_killed_at_once_comes_back(cluster: &mut Cluster) {

@@ -30,7 +30,8 @@ struct Record {
     acknowledged: BTreeMap<String, Transfer>,
     unknown: BTreeMap<String, Transfer>,
     refused: BTreeMap<String, String>,
-    longest_gap: Duration,
+    /// The longest time between two commits of one client, and when it ended.
+    longest_gap: (Duration, Option<Instant>),
 }
 
 #[derive(Clone, Copy)]
@@ -78,13 +79,29 @@ async fn the_sum_never_changes_while_services_are_killed() {
     assert!(!all.acknowledged.is_empty(), "nothing was committed");
     assert!(snapshots.load(Ordering::SeqCst) > 0, "no snapshot was taken");
     println!(
-        "{} transfers acknowledged, {} unknown, {} refused, {} snapshots, {kills} kills, longest gap between two commits of one client {:?}",
+        "{} transfers acknowledged, {} unknown, {} refused, {} snapshots, {} kills, longest gap between two commits of one client {:?}",
         all.acknowledged.len(),
         all.unknown.len(),
         all.refused.len(),
         snapshots.load(Ordering::SeqCst),
-        all.longest_gap,
+        kills.len(),
+        all.longest_gap.0,
     );
+    if let (gap, Some(end)) = all.longest_gap {
+        let during = kills
+            .iter()
+            .filter(|(at, _)| *at + gap >= end - gap && *at <= end);
+        let names: Vec<String> = during
+            .map(|(at, name)| format!("{name} {:.1} s before", (end - *at).as_secs_f64()))
+            .collect();
+        println!(
+            "killed around the longest gap, counted from its end: {}",
+            names.join(", ")
+        );
+    }
+    for (entry, why) in all.refused.iter().take(10) {
+        println!("refused {entry}: {why}");
+    }
 }
 
 fn account(number: u64) -> String {
@@ -143,8 +160,9 @@ async fn transfer_until(client: Client, number: u64, stop: Arc<AtomicBool>) -> R
             .await;
         match result {
             Ok(_) => {
-                record.longest_gap = record.longest_gap.max(last_commit.elapsed());
-                last_commit = Instant::now();
+                let now = Instant::now();
+                record.longest_gap = record.longest_gap.max((now - last_commit, Some(now)));
+                last_commit = now;
                 record.acknowledged.insert(entry, transfer);
             }
             Err(error) if error.is_definite() => {
@@ -183,7 +201,7 @@ async fn audit_until(client: Client, stop: Arc<AtomicBool>, snapshots: Arc<Atomi
 
 /// Kills a process that is not a router every few seconds and starts it again. At most one journal node is
 /// down at a time: the rest is the quorum.
-async fn kill_at_random(cluster: &mut Cluster, duration: Duration) -> usize {
+async fn kill_at_random(cluster: &mut Cluster, duration: Duration) -> Vec<(Instant, String)> {
     let mut rng = StdRng::seed_from_u64(7);
     let names: Vec<String> = cluster
         .nodes()
@@ -191,12 +209,12 @@ async fn kill_at_random(cluster: &mut Cluster, duration: Duration) -> usize {
         .filter(|name| !name.starts_with("router"))
         .collect();
     let end = Instant::now() + duration;
-    let mut kills = 0;
+    let mut kills = Vec::new();
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(rng.random_range(500..2_000))).await;
         let victim = names[rng.random_range(0..names.len())].clone();
         cluster.kill(&victim);
-        kills += 1;
+        kills.push((Instant::now(), victim.clone()));
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
         cluster.start_node(&victim);
     }

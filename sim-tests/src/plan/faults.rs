@@ -1,0 +1,76 @@
+//! Which faults a run has, and how often each.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::pick;
+use crate::mutation::Mutation;
+
+/// Mean time between two faults of a kind; `None` when the run has none of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// A process dies and starts again.
+    pub crash: Option<Duration>,
+    /// A process is asked to stop, and starts again.
+    pub restart: Option<Duration>,
+    /// Nodes lose their power, one or many at once.
+    pub power_loss: Option<Duration>,
+    /// Nodes cannot reach others, both ways.
+    pub partition: Option<Duration>,
+    /// Nodes cannot reach others, one way.
+    pub oneway: Option<Duration>,
+    /// Messages between nodes are held back, and then come all at once.
+    pub hold: Option<Duration>,
+    /// Messages take longer for a while.
+    pub slow: Option<Duration>,
+    /// Clocks jump within their bound.
+    pub clock_jump: Option<Duration>,
+    /// Connections live this long on average, then break with everything under way.
+    pub cut: Option<Duration>,
+    /// How many processes may be down at once.
+    pub max_down: usize,
+    /// How likely it is that a block that was not synced survives a power loss.
+    pub unsynced_survives: f64,
+}
+
+impl Faults {
+    /// What the seed chooses.
+    pub(super) fn new(rng: &mut StdRng, mutation: Option<Mutation>) -> Self {
+        let mut faults = Self {
+            max_down: rng.random_range(1..=9),
+            unsynced_survives: *pick(rng, &[0.0, 0.5, 0.9]),
+            ..Self::default()
+        };
+        let kinds = [
+            &mut faults.crash,
+            &mut faults.restart,
+            &mut faults.power_loss,
+            &mut faults.partition,
+            &mut faults.oneway,
+            &mut faults.hold,
+            &mut faults.slow,
+            &mut faults.clock_jump,
+            &mut faults.cut,
+        ];
+        // Some runs are calm but for one kind, some have all of them.
+        let share = *pick(rng, &[0.15, 0.4, 0.8]);
+        for kind in kinds {
+            let mean = Duration::from_millis(rng.random_range(400..=6_000));
+            *kind = rng.random_bool(share).then_some(mean);
+        }
+        // A clock that is never wrong, or a disk that never loses power, hides what is broken.
+        match mutation {
+            Some(Mutation::SyncLies) => {
+                faults.power_loss = Some(Duration::from_secs(2));
+                faults.unsynced_survives = 0.0;
+            }
+            Some(Mutation::CommitWaitSkipped | Mutation::UncertaintyWaitSkipped) => {
+                faults.clock_jump = Some(Duration::from_secs(1));
+            }
+            None => {}
+        }
+        faults
+    }
+}

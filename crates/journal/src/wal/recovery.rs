@@ -134,7 +134,7 @@ fn has_records(file: &dyn File) -> std::io::Result<bool> {
     let mut from = HEADER_BYTES;
     while from < len {
         let count = usize::try_from(len - from).unwrap_or(ZEROS).min(ZEROS);
-        if read_exact_at(file, from, count)?.iter().any(|byte| *byte != 0) {
+        if without_zeros(&read_exact_at(file, from, count)?) > 0 {
             return Ok(true);
         }
         from += count as u64;
@@ -337,13 +337,29 @@ fn scan(
 /// before its group was durable, so what stands at `from` is no torn tail, however old the mark is.
 fn later_group(bytes: &Bytes, from: u64) -> Option<usize> {
     let from = usize::try_from(from).ok()?;
-    let end = bytes.iter().rposition(|byte| *byte != 0)? + 1;
+    let end = without_zeros(bytes);
     (from + 1..end).find(|at| {
         // Cheap, and almost always enough to tell that no record begins here.
         let group = bytes.get(*at..).and_then(format::peek_group);
         group.is_some_and(|group| group > from && group <= *at)
             && matches!(format::decode(&bytes.slice(*at..)), Decoded::Record(_))
     })
+}
+
+/// The length without the zeros at the end. Most of a young segment is zeros, so they are compared a block at a time:
+/// a start that looked at each byte would last for seconds on a busy machine.
+fn without_zeros(bytes: &[u8]) -> usize {
+    static ZERO: [u8; 4096] = [0; 4096];
+    let is_zero = |block: &&[u8]| ZERO.get(..block.len()) == Some(*block);
+    let zeros: usize = bytes
+        .rchunks(ZERO.len())
+        .take_while(is_zero)
+        .map(<[u8]>::len)
+        .sum();
+    let rest = bytes.get(..bytes.len() - zeros).unwrap_or_default();
+    rest.iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1)
 }
 
 /// Makes what was found durable, what follows it zero, and sets the segment's space aside again.
@@ -364,10 +380,7 @@ fn finish(
             .min(scanned.bytes.len())
     };
     let tail = scanned.bytes.slice(place(end)..);
-    let torn = tail
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last as u64 + 1);
+    let torn = without_zeros(&tail) as u64;
     recovered.cut_bytes += torn;
     let finished = || -> std::io::Result<u64> {
         let from = durable.min(end);
@@ -403,6 +416,26 @@ impl Record {
     pub fn stream(&self) -> meridian_types::StreamId {
         match &self.body {
             Body::Entry(stream, _) | Body::Promise(stream, ..) | Body::Rejoined(stream) => *stream,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_zeros;
+
+    #[test]
+    fn zeros_at_the_end_are_left_out_wherever_they_begin() {
+        for len in [0, 1, 4_095, 4_096, 4_097, 12_288, 20_000] {
+            assert_eq!(without_zeros(&vec![0; len]), 0, "{len} zeros");
+            for last in [0, 1, 4_095, 4_096, 8_191, 8_192, 19_999]
+                .into_iter()
+                .filter(|last| *last < len)
+            {
+                let mut bytes = vec![0; len];
+                bytes[last] = 7;
+                assert_eq!(without_zeros(&bytes), last + 1, "byte {last} of {len}");
+            }
         }
     }
 }

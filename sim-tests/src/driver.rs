@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod total;
+
+pub use total::{Said, Total, summary, violated};
+
 /// How often running seeds are looked at.
 const POLL: Duration = Duration::from_millis(10);
 /// A seed that takes longer than this in real time hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
-/// What a seed says last, for the driver: digest, simulated milliseconds, committed, aborted, in doubt, faults.
-pub const SUMMARY: &str = "SUMMARY";
-
 /// What to run.
 pub struct Job {
     /// The program, which is this one.
@@ -28,25 +29,8 @@ pub struct Job {
     pub until: Option<Duration>,
     /// Stop at the first failure.
     pub stop_at_first: bool,
-}
-
-/// What came of all seeds.
-#[derive(Debug, Default)]
-pub struct Total {
-    /// Seeds that were run.
-    pub seeds: u64,
-    /// Those that failed, in the order in which they did.
-    pub failed: Vec<u64>,
-    /// Simulated time.
-    pub simulated: Duration,
-    /// Transactions acknowledged, aborted, and in doubt.
-    pub outcomes: [u64; 3],
-    /// Faults injected.
-    pub faults: u64,
-    /// The longest that one seed took.
-    pub slowest: (Duration, u64),
-    /// Real time of all seeds together.
-    pub busy: Duration,
+    /// Say nothing of failures and progress.
+    pub quiet: bool,
 }
 
 struct Running {
@@ -73,6 +57,7 @@ pub fn run(job: &Job, seeds: impl Iterator<Item = u64>) -> io::Result<Total> {
             running.push_back(start(job, seed, None)?);
         }
         let Some(mut one) = running.pop_front() else {
+            total.wall = began.elapsed();
             return Ok(total);
         };
         match one.child.try_wait()? {
@@ -83,17 +68,22 @@ pub fn run(job: &Job, seeds: impl Iterator<Item = u64>) -> io::Result<Total> {
             None if one.began.elapsed() > HANGS_AFTER => {
                 one.child.kill()?;
                 one.child.wait()?;
-                println!("seed {} FAILED: it hangs: no end after {HANGS_AFTER:?}", one.seed);
-                total.failed.push(one.seed);
+                fail(
+                    job,
+                    &mut total,
+                    one.seed,
+                    "hangs",
+                    &format!("no end after {HANGS_AFTER:?}"),
+                );
             }
             None => {
                 running.push_back(one);
                 std::thread::sleep(POLL);
             }
         }
-        if told.elapsed() > Duration::from_secs(10) {
+        if told.elapsed() > Duration::from_secs(10) && !job.quiet {
             told = Instant::now();
-            progress(&total, began.elapsed());
+            println!("{:>5.0} s: {total}", began.elapsed().as_secs_f64());
         }
     }
 }
@@ -105,7 +95,11 @@ fn start(job: &Job, seed: u64, first: Option<String>) -> io::Result<Running> {
         .args(&job.options)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(if job.quiet {
+            Stdio::null()
+        } else {
+            Stdio::inherit()
+        })
         .spawn()?;
     let mut stdout = child.stdout.take();
     // Read as it comes, or a long report would block the child.
@@ -130,77 +124,31 @@ fn start(job: &Job, seed: u64, first: Option<String>) -> io::Result<Running> {
 fn finish(job: &Job, ended: Running, is_success: bool, total: &mut Total) -> io::Result<Option<Running>> {
     let took = ended.began.elapsed();
     total.busy += took;
-    let output = ended.output.join().unwrap_or_default();
-    let summary = output
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix(SUMMARY))
-        .unwrap_or_default()
-        .to_owned();
-    if let Some(first) = &ended.first
-        && *first != summary
-    {
-        println!(
-            "seed {} FAILED: not deterministic: first{first}, then{summary}",
-            ended.seed
-        );
-        total.failed.push(ended.seed);
+    let said = Said::new(&ended.output.join().unwrap_or_default());
+    if let Some(first) = &ended.first {
+        if *first != said.summary {
+            let what = format!("first{first}, then{}", said.summary);
+            fail(job, total, ended.seed, "not deterministic", &what);
+        }
         return Ok(None);
     }
-    if job.twice && ended.first.is_none() {
-        count(total, ended.seed, &output, &summary, is_success, took);
-        return start(job, ended.seed, Some(summary)).map(Some);
-    }
-    if ended.first.is_none() {
-        count(total, ended.seed, &output, &summary, is_success, took);
-    }
-    Ok(None)
-}
-
-fn count(total: &mut Total, seed: u64, output: &str, summary: &str, is_success: bool, took: Duration) {
-    total.seeds += 1;
-    if took > total.slowest.0 {
-        total.slowest = (took, seed);
-    }
-    let figures: Vec<u64> = summary
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|figure| figure.parse().ok())
-        .collect();
-    if let [simulated_ms, committed, aborted, unknown, faults] = figures[..] {
-        total.simulated += Duration::from_millis(simulated_ms);
-        for (sum, count) in total.outcomes.iter_mut().zip([committed, aborted, unknown]) {
-            *sum += count;
-        }
-        total.faults += faults;
-    }
-    if !is_success {
-        total.failed.push(seed);
-        println!("seed {seed} FAILED");
-        for line in output.lines().filter(|line| !line.starts_with(SUMMARY)) {
+    total.count(ended.seed, &said, is_success, took);
+    if !is_success && !job.quiet {
+        println!("seed {} FAILED", ended.seed);
+        for line in &said.report {
             println!("    {line}");
         }
     }
-}
-
-fn progress(total: &Total, elapsed: Duration) {
-    println!("{:>5.0} s: {total}", elapsed.as_secs_f64());
-}
-
-impl std::fmt::Display for Total {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [committed, aborted, unknown] = self.outcomes;
-        write!(
-            f,
-            "{} seeds, {} failed; {:.0} s simulated, {} faults, {committed} commits, {aborted} aborts, {unknown} in doubt; \
-             {:.2} s per seed, at most {:.1} s (seed {})",
-            self.seeds,
-            self.failed.len(),
-            self.simulated.as_secs_f64(),
-            self.faults,
-            self.busy.as_secs_f64() / self.seeds.max(1) as f64,
-            self.slowest.0.as_secs_f64(),
-            self.slowest.1,
-        )
+    match job.twice {
+        true => start(job, ended.seed, Some(said.summary)).map(Some),
+        false => Ok(None),
     }
+}
+
+/// A failure that the seed itself could not tell.
+fn fail(job: &Job, total: &mut Total, seed: u64, name: &str, what: &str) {
+    if !job.quiet {
+        println!("seed {seed} FAILED: {name}: {what}");
+    }
+    total.failed.push((seed, vec![name.to_owned()]));
 }

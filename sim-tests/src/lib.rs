@@ -16,7 +16,8 @@
 //! | `workload`, `history` | what clients do, and what they saw |
 //! | `invariants` | one file each, headed by its formal statement |
 //! | `checker` | dependency graphs of transactions |
-//! | `driver` | many seeds, one process each |
+//! | `mutation`, `table` | rules broken on purpose, and how many seeds each takes to be caught |
+//! | `driver`, `ledger`, `regressions` | many seeds, one process each; those ever run, and those to be kept |
 //!
 //! Caveats: one simulation per process: tokio numbers its tasks for the whole process, and the numbers decide the
 //! order in which the tasks of a crashed node are dropped.
@@ -24,13 +25,17 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod document;
 pub mod driver;
 pub mod faults;
 pub mod history;
 pub mod invariants;
+pub mod ledger;
 pub mod mutation;
 pub mod plan;
+pub mod regressions;
 pub mod run;
 pub mod seams;
+pub mod table;
 pub mod trace;
 pub mod workload;

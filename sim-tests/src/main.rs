@@ -4,6 +4,8 @@
 //! sim-tests --seed 17 --trace       one seed, with its log
 //! sim-tests --seeds 0..200          many; exit code 1 when any failed
 //! sim-tests --minutes 30            as many as fit
+//! sim-tests --regressions           those that once showed something
+//! sim-tests --mutations             the table of mutations
 //! ```
 #![deny(unsafe_code)]
 
@@ -16,17 +18,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use sim_tests::driver::{self, Job, SUMMARY};
+use sim_tests::driver::{self, Job};
 use sim_tests::mutation::Mutation;
 use sim_tests::run::{self, Report};
-use sim_tests::trace;
+use sim_tests::{document, ledger, regressions, table, trace};
 use tracing::Level;
 
 /// Simulates whole clusters, each from a seed: the same seed is the same run, byte for byte.
 #[derive(Parser)]
 struct Args {
     /// Run one seed, in this process.
-    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    #[arg(long, conflicts_with_all = ["seeds", "minutes", "mutations", "regressions"])]
     seed: Option<u64>,
     /// Run these seeds, first..end.
     #[arg(long, value_parser = parse_range, default_value = "0..20")]
@@ -58,6 +60,21 @@ struct Args {
     /// Break one rule on purpose.
     #[arg(long)]
     mutation: Option<Mutation>,
+    /// Break one rule after the other, each until a seed of --seeds fails, and print the table.
+    #[arg(long, conflicts_with_all = ["mutation", "minutes", "ledger"])]
+    mutations: bool,
+    /// With --mutations: only these.
+    #[arg(long, value_delimiter = ',', requires = "mutations")]
+    only: Vec<Mutation>,
+    /// With --mutations: also put the rows into the table of this document.
+    #[arg(long, requires = "mutations")]
+    into: Option<PathBuf>,
+    /// Run the seeds of regressions.txt.
+    #[arg(long, conflicts_with_all = ["mutation", "mutations", "minutes", "ledger"])]
+    regressions: bool,
+    /// Add what came of the seeds to the ledger in this document.
+    #[arg(long, conflicts_with = "mutation")]
+    ledger: Option<PathBuf>,
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -75,6 +92,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let passed = match args.seed {
         Some(seed) => one(&args, seed),
+        None if args.mutations => all_mutations(&args),
+        None if args.regressions => all_regressions(&args),
         None => many(&args),
     };
     match passed {
@@ -100,14 +119,7 @@ fn one(args: &Args, seed: u64) -> Result<bool, String> {
         }
     }
     print_violations(&report, args.mutation);
-    let (committed, aborted, unknown) = report.outcomes();
-    let faults: u64 = report.faults.values().sum();
-    println!(
-        "{SUMMARY} {:016x}/{} {} {committed} {aborted} {unknown} {faults}",
-        report.digest,
-        report.lines,
-        report.simulated.as_millis(),
-    );
+    println!("{}", driver::summary(&report));
     Ok(report.violations.is_empty())
 }
 
@@ -125,8 +137,8 @@ fn print_violations(report: &Report, mutation: Option<Mutation>) {
             .filter(|other| other.invariant == violation.invariant)
             .count();
         println!(
-            "VIOLATED: {} ({count} times): {}",
-            violation.invariant, violation.what
+            "{}",
+            driver::violated(violation.invariant, count, &violation.what)
         );
         let shown = report.txns.iter().filter(|txn| violation.txns.contains(&txn.id));
         for txn in shown.take(6) {
@@ -143,29 +155,94 @@ fn print_violations(report: &Report, mutation: Option<Mutation>) {
 }
 
 fn many(args: &Args) -> Result<bool, String> {
-    let options = args
-        .mutation
-        .iter()
-        .flat_map(|mutation| [OsString::from("--mutation"), mutation.to_string().into()]);
-    let job = Job {
-        program: std::env::current_exe().map_err(|error| error.to_string())?,
-        options: options.collect(),
-        jobs: args.jobs,
-        twice: args.check_determinism,
-        until: args
-            .minutes
-            .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-        stop_at_first: args.stop_at_first,
-    };
+    let options = args.mutation.map(with).unwrap_or_default();
     let end = if args.minutes.is_some() {
         u64::MAX
     } else {
         args.seeds.end
     };
-    let total = driver::run(&job, args.seeds.start..end).map_err(|error| error.to_string())?;
+    let total =
+        driver::run(&job(args, options)?, args.seeds.start..end).map_err(|error| error.to_string())?;
     println!("done: {total}");
     if !total.failed.is_empty() {
-        println!("failed seeds: {:?}", total.failed);
+        println!("failed seeds: {:?}", total.failed_seeds());
+    }
+    if let Some(file) = &args.ledger {
+        ledger::add(file, &total)?;
     }
     Ok(total.failed.is_empty())
+}
+
+/// The options of a seed whose run is to break this.
+fn with(mutation: Mutation) -> Vec<OsString> {
+    vec!["--mutation".into(), mutation.to_string().into()]
+}
+
+fn job(args: &Args, options: Vec<OsString>) -> Result<Job, String> {
+    let minutes = |minutes: f64| Duration::from_secs_f64(minutes * 60.0);
+    Ok(Job {
+        program: std::env::current_exe().map_err(|error| error.to_string())?,
+        options,
+        jobs: args.jobs,
+        twice: args.check_determinism,
+        until: args.minutes.map(minutes),
+        stop_at_first: args.stop_at_first,
+        quiet: false,
+    })
+}
+
+/// True when every one was caught.
+fn all_mutations(args: &Args) -> Result<bool, String> {
+    let wanted: Vec<Mutation> = match args.only.as_slice() {
+        [] => Mutation::all()
+            .filter(|mutation| mutation.is_available())
+            .collect(),
+        only => only.to_vec(),
+    };
+    let mut rows = Vec::new();
+    for mutation in wanted {
+        mutation.arm()?;
+        let job = Job {
+            stop_at_first: true,
+            quiet: true,
+            ..job(args, with(mutation))?
+        };
+        let row = table::run(&job, mutation, args.seeds.clone())?;
+        println!("{row}");
+        rows.push(row);
+        if let Some(file) = &args.into {
+            document::replace(file, table::NAME, |old| Ok(table::merge(old, &rows)))?;
+        }
+    }
+    println!("\n{}", table::merge("", &rows));
+    Ok(rows.iter().all(|row| row.caught.is_some()))
+}
+
+/// True when every one passed, and those with a mutation failed.
+fn all_regressions(args: &Args) -> Result<bool, String> {
+    let (mut ran, mut bad, mut skipped) = (0, 0, 0);
+    for regression in regressions::all()? {
+        if regression
+            .mutation
+            .is_some_and(|mutation| !mutation.is_available())
+        {
+            skipped += 1;
+            continue;
+        }
+        let must_fail = regression.mutation.is_some();
+        let job = Job {
+            quiet: must_fail,
+            ..job(args, regression.options)?
+        };
+        let seed = regression.seed;
+        let total = driver::run(&job, std::iter::once(seed)).map_err(|error| error.to_string())?;
+        ran += 1;
+        if total.failed.is_empty() == must_fail {
+            bad += 1;
+            let how = if must_fail { "passed" } else { "failed" };
+            println!("seed {seed} {how}: {}", regression.why);
+        }
+    }
+    println!("{ran} regressions, {bad} bad; {skipped} skipped, for they need --features mutation");
+    Ok(bad == 0)
 }

@@ -63,6 +63,9 @@ impl Report {
 
 /// Runs a seed on a fresh thread, so that nothing of the process gets in but the seed.
 pub fn run(seed: u64, mutation: Option<Mutation>, options: &trace::Options) -> Result<Report, String> {
+    if let Some(mutation) = mutation {
+        mutation.arm()?;
+    }
     trace::watch_panics();
     let options = options.clone();
     let body = move || {

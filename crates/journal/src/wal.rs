@@ -14,6 +14,7 @@ mod mark;
 mod recovery;
 mod segments;
 
+use meridian_types::mutation::{Rule, is_broken};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -87,7 +88,9 @@ impl Wal {
             self.erase(start.offset, group.bytes)?;
             return Err(WriteError::Full(format!("{}: {error}", self.active.name)));
         }
-        if let Err(error) = self.active.file.sync_data() {
+        if !is_broken(Rule::SyncBeforeAck)
+            && let Err(error) = self.active.file.sync_data()
+        {
             // After a failed sync the system may have dropped what it could not write: never try again.
             return Err(failed("sync", &self.active.name, error));
         }

@@ -15,6 +15,7 @@ mod refusal;
 
 use std::time::Duration;
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{
     Attempt, CommitToken, Epoch, Interval, Key, KeyRange, Lsn, Position, RangeId, StreamId, Timestamp, TxnId,
 };
@@ -159,13 +160,17 @@ impl Adjudication {
     pub fn open(mut opening: Opening, limits: AdjudicationLimits) -> Self {
         // Trimmed commits bound the floor like those in the log; no lease needs to reach that far.
         opening.floor = opening.floor.max(opening.outcome_low);
+        let window_low = match is_broken(Rule::TakeoverWindow) {
+            true => Timestamp::ZERO,
+            false => opening.floor,
+        };
         Self {
             opening,
             limits,
             floor: opening.floor,
             lease_end: opening.lease_end,
             last_lsn: opening.opened,
-            recent: RecentWrites::new(limits.recent_writes_bytes, opening.floor),
+            recent: RecentWrites::new(limits.recent_writes_bytes, window_low),
             outcomes: Outcomes::new(limits.outcomes, opening.outcome_low),
             own_commits: OwnCommits::new(opening.floor, opening.opened, limits.recent_commits),
             dependencies: Dependencies::default(),
@@ -309,9 +314,15 @@ impl Adjudication {
         if self.outcomes.is_full() {
             return Err(Refusal::Overloaded);
         }
+        let reads = if is_broken(Rule::ReadCheck) {
+            &[]
+        } else {
+            request.reads
+        };
         match self
             .recent
-            .check(request.attempt.txn, start, request.written, request.reads)
+            .check(request.attempt.txn, start, request.written, reads)
+            .filter(|_| !is_broken(Rule::ConflictCheck))
         {
             None => Ok(()),
             Some(Collision::SameTxn) => Err(Refusal::AskHome),
@@ -332,6 +343,8 @@ impl Adjudication {
     ) -> Result<Timestamp, Refusal> {
         let after_floor = self.floor.next().map_err(|_| Refusal::OutOfTime)?;
         let after_start = request.start.next().map_err(|_| Refusal::OutOfTime)?;
+        let after_floor = after_floor.min(unless_broken(Rule::CommitOrder));
+        let after_start = after_start.min(unless_broken(Rule::CommitAfterStart));
         Ok(after_floor.max(after_start).max(now.latest.saturating_add(lead)))
     }
 
@@ -394,7 +407,12 @@ impl Adjudication {
         self.stopped = true;
         // What was refused here as too old is refused by the successor as well.
         self.raise_floor(self.recent.window_low());
-        (self.floor, self.take_lsn())
+        let floor = if is_broken(Rule::ReleaseFloor) {
+            Timestamp(1)
+        } else {
+            self.floor
+        };
+        (floor, self.take_lsn())
     }
 
     /// The same owner has fenced anew (some replicas had promised a higher epoch) and its new `Opened` record is committed at
@@ -441,14 +459,19 @@ impl Adjudication {
         if self.stopped {
             return None;
         }
-        let mut x = now.latest.saturating_add(lead).min(self.lease_end);
+        let mut x = now.latest.saturating_add(lead);
+        if !is_broken(Rule::ClosureLease) {
+            x = x.min(self.lease_end);
+        }
         if let Some(lower) = open_lower {
             x = x.min(Timestamp(lower.0.saturating_sub(1)));
         }
         // A closure once given stays true; repeating it costs nothing and may reach who missed it.
         let x = x.max(self.closed);
         self.closed = x;
-        self.raise_floor(x);
+        if !is_broken(Rule::ClosureFloor) {
+            self.raise_floor(x);
+        }
         let own = self.own_commits.last_at_or_below(x);
         let after = self.dependencies.after(self.stream(), own);
         Some(Closure {
@@ -457,6 +480,14 @@ impl Adjudication {
             x,
             after,
         })
+    }
+}
+
+/// The highest timestamp there is, or the lowest.
+fn unless_broken(rule: Rule) -> Timestamp {
+    match is_broken(rule) {
+        true => Timestamp::ZERO,
+        false => Timestamp::MAX,
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, Key, KeyRange, Timestamp, TxnId};
 
 /// The newest write of a key.
@@ -213,7 +214,9 @@ impl RecentWrites {
             };
             self.by_key.remove(&key);
             self.size_bytes -= entry_bytes(&key);
-            self.raise_window_low(at);
+            if !is_broken(Rule::WindowLow) {
+                self.raise_window_low(at);
+            }
         }
     }
 }

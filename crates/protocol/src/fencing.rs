@@ -11,6 +11,7 @@
 //!
 //! Caveats: a node that lost its disk ([`ReplicaLog::rejoining`]) knows nothing of what it promised.
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{DiskId, Epoch, Lsn, NodeName, Position};
 
 use crate::epoch_runs::{EpochRuns, LogGap};
@@ -198,7 +199,7 @@ impl ReplicaLog {
         if let Some(disk) = self.rejoining.filter(|disk| rejoin != Some(*disk)) {
             return AppendDecision::Rejoining { disk };
         }
-        if epoch < self.promised {
+        if epoch < self.promised && !is_broken(Rule::StaleAppend) {
             return AppendDecision::Refused {
                 promised: self.promised,
             };
@@ -208,7 +209,9 @@ impl ReplicaLog {
         }
         // Below the base everything is committed, and so is equal in the log of any owner that may append here (I7).
         let is_trimmed = prev.lsn < self.log.base().lsn;
-        if !is_trimmed && self.log.epoch_at(prev.lsn) != Some(prev.epoch) {
+        let held = self.log.epoch_at(prev.lsn);
+        let is_held = held == Some(prev.epoch) || (held.is_some() && is_broken(Rule::PreviousPosition));
+        if !is_trimmed && !is_held {
             return AppendDecision::Mismatch {
                 last: self.log.last(),
             };

@@ -7,6 +7,7 @@
 //! ```
 //! Positions only: the shell keeps the bytes of the entries, or reads old ones back from a journal node.
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{DiskId, Epoch, Lsn, Position};
 
 use crate::epoch_runs::{EpochRuns, LogGap};
@@ -117,12 +118,16 @@ impl Replication {
     /// last position) and now copies it to a quorum of the replicas. `last` holds what each replica
     /// answered to the `Fence`, `None` for those that did not. The first [`Self::append`] is `Opened`.
     pub fn new(epoch: Epoch, log: EpochRuns, quorum: usize, last: &[Option<Position>]) -> Self {
-        let start = |last: &Option<Position>| Replica {
-            state: State::Probing { in_flight: false },
-            matched: Lsn(0),
-            next: agreeing_end(&log, last.unwrap_or(log.last()), log.last().lsn).next(),
-            told: Lsn(0),
-            rejoin: None,
+        let start = |last: &Option<Position>| {
+            let agreeing = agreeing_end(&log, last.unwrap_or(log.last()), log.last().lsn);
+            let is_counted = last.is_some() && is_broken(Rule::CurrentEpoch);
+            Replica {
+                state: State::Probing { in_flight: false },
+                matched: if is_counted { agreeing } else { Lsn(0) },
+                next: agreeing.next(),
+                told: Lsn(0),
+                rejoin: None,
+            }
         };
         let replicas = last.iter().map(start).collect();
         let epoch_start = log.last().lsn.next();

@@ -11,6 +11,7 @@ mod fence_round;
 
 pub use fence_round::{FenceOutcome, FenceRound, Fenced};
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Interval, Lsn, Position, Timestamp};
 
 /// What one journal node says of a stream's owner.
@@ -48,6 +49,9 @@ pub fn choose_log(answers: &[(usize, Position)], quorum: usize) -> Option<usize>
     if replicas.len() < quorum {
         return None;
     }
+    if is_broken(Rule::LogChoice) {
+        return replicas.first().copied();
+    }
     let best = answers.iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0)))?;
     Some(best.0)
 }
@@ -62,7 +66,11 @@ pub fn recovered_floor(
     last_commit: Timestamp,
     released: Option<Timestamp>,
 ) -> Timestamp {
-    released.unwrap_or(lease_end).max(last_commit)
+    let leased = match is_broken(Rule::TakeoverFloor) {
+        true => Timestamp::ZERO,
+        false => lease_end,
+    };
+    released.unwrap_or(leased).max(last_commit)
 }
 
 /// Gathers what R18 needs while the adopted log is read in order of lsn.

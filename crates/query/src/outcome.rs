@@ -6,6 +6,7 @@ use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::OutcomeResponse;
 use meridian_rpc::v1::outcome_response::Outcome;
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{CommitToken, StreamId, Timestamp};
 use tokio::time::Instant;
 
@@ -51,7 +52,12 @@ impl Processor {
         commit: Timestamp,
         deadline: Instant,
     ) -> KvResult<OutcomeResponse> {
-        let wait = meridian_clock::wait_until_past(&*self.env.clock, commit);
+        let not_past = if is_broken(Rule::CommitWait) {
+            Timestamp::ZERO
+        } else {
+            commit
+        };
+        let wait = meridian_clock::wait_until_past(&*self.env.clock, not_past);
         match tokio::time::timeout_at(deadline, wait).await {
             Ok(()) => Ok(OutcomeResponse {
                 outcome: Outcome::Committed.into(),

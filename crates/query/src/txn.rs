@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{CommitToken, Key, KeyRange, StreamId, Timestamp, TxnId, limits};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
@@ -140,10 +141,15 @@ impl Txn {
 
     /// The snapshot, fixed by the first caller (R1).
     pub(crate) async fn start(&self, processor: &Processor, deadline: Instant) -> KvResult<Timestamp> {
-        if let Some(start) = self.start.get() {
+        if let Some(start) = self.start.get()
+            && !is_broken(Rule::StartFixed)
+        {
             return Ok(*start);
         }
         let choose = || self.choose_start(processor, deadline);
+        if is_broken(Rule::StartFixed) {
+            return choose().await;
+        }
         match tokio::time::timeout_at(deadline, self.start.get_or_try_init(choose)).await {
             Ok(start) => start.copied(),
             Err(_) => Err(KvError::DeadlineExceeded {
@@ -158,7 +164,10 @@ impl Txn {
         let clock = &*processor.env.clock;
         let min_start = self.options.min_start;
         let now = loop {
-            let now = clock.now().latest;
+            let now = match is_broken(Rule::StartLatest) {
+                true => clock.now().earliest,
+                false => clock.now().latest,
+            };
             if now >= min_start {
                 break now;
             }
@@ -282,7 +291,16 @@ impl Txn {
         let checked = self.checks_reads(for_update)?;
         let busy = self.enter()?;
         let mut state = self.lock();
-        let own: Vec<Option<Buffered>> = keys.iter().map(|key| state.buffer.get(key).cloned()).collect();
+        let own: Vec<Option<Buffered>> = keys
+            .iter()
+            .map(|key| {
+                state
+                    .buffer
+                    .get(key)
+                    .filter(|_| !is_broken(Rule::OwnWrites))
+                    .cloned()
+            })
+            .collect();
         if checked {
             for (key, own) in keys.iter().zip(&own) {
                 // A key that the transaction writes is checked as such, unless that write is undone later.

@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt};
 use meridian_rpc::internal::journal_client::JournalClient;
 use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
 use meridian_rpc::{Env, KvError};
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{NodeName, RangeMap, StreamId, limits};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -23,6 +24,7 @@ use tonic::{Status, Streaming};
 use crate::error::{FeedFault, StoreError};
 use crate::intake::{Gathered, Intake};
 use crate::shared::{Figures, Shared};
+use crate::store::AppliedBatch;
 
 /// How long a journal node may take to open a feed.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -223,6 +225,13 @@ impl Applier {
 
     fn apply(&self, gathered: Gathered) -> Result<(), StoreError> {
         if !gathered.batch.is_empty() {
+            if is_broken(Rule::AtomicApply) {
+                let progress = gathered.batch.progress.clone();
+                self.shared.store.apply(&AppliedBatch {
+                    progress,
+                    ..AppliedBatch::default()
+                })?;
+            }
             self.shared.store.apply(&gathered.batch)?;
             for (stream, progress) in &gathered.batch.progress {
                 self.shared.note_applied(*stream, progress.position.lsn);

@@ -7,6 +7,7 @@
 mod id;
 mod key;
 pub mod limits;
+pub mod mutation;
 mod range_map;
 mod time;
 

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
-use crate::mutation::Mutation;
+use crate::mutation::World;
 use crate::plan::Plan;
 use crate::seams::derive;
 use crate::trace::Trace;
@@ -154,12 +154,12 @@ fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -
     let plan = &shared.plan;
     let mut clock = SkewedClock::new(shared.time.clone(), plan.clock_bound, MAX_CLOCK_ERROR);
     clock.claims_to_be_exact = match role {
-        Role::Query => plan.mutation == Some(Mutation::CommitWaitSkipped),
-        Role::Storage => plan.mutation == Some(Mutation::UncertaintyWaitSkipped),
+        Role::Query => World::CommitWaitSkipped.is_on(plan.mutation),
+        Role::Storage => World::UncertaintyWaitSkipped.is_on(plan.mutation),
         _ => false,
     };
     clock.skew(rng.random_range(-1.0..=1.0), rng.random_range(-500..=500));
-    let disk = Disk::new(plan.mutation == Some(Mutation::SyncLies));
+    let disk = Disk::new(World::SyncLies.is_on(plan.mutation));
     let identity = DiskIdentity {
         cluster: shared.cluster,
         node: name.clone(),

@@ -6,7 +6,6 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::pick;
-use crate::mutation::Mutation;
 
 /// Mean time between two faults of a kind; `None` when the run has none of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +36,7 @@ pub struct Faults {
 
 impl Faults {
     /// What the seed chooses.
-    pub(super) fn new(rng: &mut StdRng, mutation: Option<Mutation>) -> Self {
+    pub(super) fn new(rng: &mut StdRng) -> Self {
         let mut faults = Self {
             max_down: rng.random_range(1..=9),
             unsynced_survives: *pick(rng, &[0.0, 0.5, 0.9]),
@@ -59,17 +58,6 @@ impl Faults {
         for kind in kinds {
             let mean = Duration::from_millis(rng.random_range(400..=6_000));
             *kind = rng.random_bool(share).then_some(mean);
-        }
-        // A clock that is never wrong, or a disk that never loses power, hides what is broken.
-        match mutation {
-            Some(Mutation::SyncLies) => {
-                faults.power_loss = Some(Duration::from_secs(2));
-                faults.unsynced_survives = 0.0;
-            }
-            Some(Mutation::CommitWaitSkipped | Mutation::UncertaintyWaitSkipped) => {
-                faults.clock_jump = Some(Duration::from_secs(1));
-            }
-            None => {}
         }
         faults
     }

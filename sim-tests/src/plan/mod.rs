@@ -60,7 +60,7 @@ impl Plan {
         let part = |name: &str| StdRng::seed_from_u64(derive(seed, &format!("plan {name}")));
         let rng = &mut part("settings");
         let slowest = *pick(rng, &[2, 5, 20, 60]);
-        Self {
+        let mut plan = Self {
             seed,
             mutation,
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
@@ -80,8 +80,12 @@ impl Plan {
             keys: *pick(rng, &[3, 6, 20]),
             think: Duration::from_millis(*pick(rng, &[5, 30, 120])),
             chaos: Duration::from_secs(rng.random_range(8..=20)),
-            faults: Faults::new(&mut part("faults"), mutation),
+            faults: Faults::new(&mut part("faults")),
+        };
+        if let Some(bias) = mutation.and_then(Mutation::bias) {
+            (bias.apply)(&mut plan);
         }
+        plan
     }
 }
 

@@ -18,6 +18,7 @@ use meridian_protocol::lead::LeadTuner;
 use meridian_protocol::lease::Lease;
 use meridian_protocol::replication::Replication;
 use meridian_rpc::internal::{Closure, Committed, Entry};
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, Position, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
 use tokio::time::Instant;
 
@@ -113,6 +114,9 @@ impl Owner {
         };
         let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()));
         for outcome in &recovered.outcomes {
+            if is_broken(Rule::OutcomesRecovered) {
+                break;
+            }
             match outcome {
                 RecoveredOutcome::Committed(txn, commit, lsn) => {
                     adjudication.recover_commit(*txn, *commit, *lsn);

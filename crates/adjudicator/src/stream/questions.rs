@@ -5,6 +5,7 @@ use meridian_protocol::closing::Closure;
 use meridian_protocol::outcomes::Outcome as Remembered;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{self, CloseThroughResponse, LocateResponse, OutcomeAnswer, StreamLsn};
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, CommitToken, Epoch, Lsn, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -114,6 +115,9 @@ impl Owner {
             Known::Bar { lsn } => {
                 tracing::info!(%txn, stream = %self.stream, %lsn, "barring a transaction whose outcome was asked for");
                 self.append_barred(lsn, txn);
+                if is_broken(Rule::DurableBar) {
+                    return drop(reply.send(self.outcome(Outcome::Aborted)));
+                }
                 self.tell_aborted(reply, lsn);
             }
             Known::Forgotten => drop(reply.send(self.outcome(Outcome::Forgotten))),
@@ -152,6 +156,9 @@ impl Owner {
         }
         if attempt.home_epoch < own {
             // Its epoch is over and the log that was adopted does not hold it.
+            return Outcome::Aborted;
+        }
+        if is_broken(Rule::AttemptBar) {
             return Outcome::Aborted;
         }
         // It may still arrive: from now on it is refused.

@@ -10,6 +10,7 @@ use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::{
     self, AppendBatch, AppendReply, AppendReplyBatch, AppendRequest, Entry, FenceRequest, FenceResponse,
 };
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -262,7 +263,10 @@ impl Journal {
             last_heard: Some(Instant::now()),
         };
         tracing::info!(stream = %id, %epoch, %owner, last = %fenced.last, "fenced");
-        state.queue.push_back(vec![Body::Promise(id, epoch, Some(owner))]);
+        state.queue.push_back(match is_broken(Rule::FencePromise) {
+            true => Vec::new(),
+            false => vec![Body::Promise(id, epoch, Some(owner))],
+        });
         state.pending.push_back(Pending {
             decisions: vec![Decision {
                 stream: id,

@@ -3,6 +3,7 @@
 use meridian_protocol::closing::Closure;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::Entry;
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, Position, StreamId, Timestamp};
 
 use super::{Journal, State};
@@ -33,7 +34,13 @@ impl Journal {
             let state = self.lock();
             state.check_serving()?;
             match state.streams.get(&stream) {
-                Some(found) => plan(found, after.next(), found.log.committed(), budget),
+                Some(found) => {
+                    let end = match is_broken(Rule::FeedCommitted) {
+                        true => found.log.last().lsn,
+                        false => found.log.committed(),
+                    };
+                    plan(found, after.next(), end, budget)
+                }
                 None => Vec::new(),
             }
         };

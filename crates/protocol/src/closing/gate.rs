@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, RangeId, StreamId, Timestamp};
 
 use super::Closure;
@@ -112,7 +113,7 @@ impl FeedGate {
             && closure
                 .after
                 .iter()
-                .all(|(stream, lsn)| self.sent(*stream) >= *lsn)
+                .all(|(stream, lsn)| self.sent(*stream) >= *lsn || is_broken(Rule::ClosureOrder))
     }
 }
 

@@ -22,6 +22,7 @@ use meridian_rpc::internal::storage_read_reply::Result as Answer;
 use meridian_rpc::internal::{
     ClosedAnswer, StorageRead, StorageReadBatch, StorageReadReply, StorageReadReplyBatch,
 };
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{RangeId, Timestamp, limits};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -218,7 +219,7 @@ impl Connection {
                 .ranges
                 .iter()
                 .copied()
-                .find(|range| !closed.covers([*range], reading.at))
+                .find(|range| !closed.covers([*range], reading.at) && !is_broken(Rule::ClosureWait))
         };
         let Some(range) = open else {
             self.running.push_back(reading);
@@ -316,7 +317,7 @@ impl Connection {
             id: reading.id,
             result: Some(answer),
         };
-        if consulted.may_answer(self.shared.clock.now()) {
+        if consulted.may_answer(self.shared.clock.now()) || is_broken(Rule::UncertaintyWait) {
             return self.send(reply);
         }
         let deadline = reading.deadline;

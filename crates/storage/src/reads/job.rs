@@ -12,6 +12,7 @@ use meridian_rpc::internal::storage_read::Read;
 use meridian_rpc::internal::storage_read_reply::Result as Answer;
 use meridian_rpc::internal::{GetKeys, GotKeys, ScanKeys, ScannedPage};
 use meridian_rpc::v1::{GetResponse, Row};
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Key, KeyRange, RangeId, RangeMap, Timestamp, limits};
 
 use super::predicate::Predicate;
@@ -71,6 +72,11 @@ impl Job {
         at: Timestamp,
         steps: usize,
     ) -> Result<Step, StoreError> {
+        let at = if is_broken(Rule::SnapshotVersion) {
+            Timestamp::MAX
+        } else {
+            at
+        };
         match self {
             Self::Get(get) => get.step(store, at, steps),
             Self::Scan(scan) => scan.step(store, at, steps),

@@ -1,0 +1,189 @@
+//! Rules of the protocol that can be broken on purpose, one at a time, to see that the simulation notices.
+//!
+//! Every place that keeps such a rule asks [`is_broken`]. Without the feature `mutation` that is a constant `false`, and
+//! nothing of it is left in the program; no release is built with it. A name says what is forgotten.
+
+/// A rule that can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Rule {
+    /// R1: a snapshot is `now.latest` (broken: `now.earliest`).
+    StartLatest,
+    /// R1: the first read fixes the snapshot (broken: every read takes another one).
+    StartFixed,
+    /// R2: a commit timestamp is above the transaction's start.
+    CommitAfterStart,
+    /// R2, I3: a commit timestamp is above the stream's floor.
+    CommitOrder,
+    /// R3: nobody is told "committed" before the commit timestamp is past.
+    CommitWait,
+    /// R4: no read is answered before the timestamps of what it consulted are past.
+    UncertaintyWait,
+    /// R5: a read waits until its range is closed through its snapshot.
+    ClosureWait,
+    /// R6: a read returns the newest version at or below its snapshot (broken: the newest of all).
+    SnapshotVersion,
+    /// R7: a transaction reads its own writes.
+    OwnWrites,
+    /// Section 4: first committer wins.
+    ConflictCheck,
+    /// Section 4, I2s: reads that are to be checked are checked.
+    ReadCheck,
+    /// Section 4: forgetting recent writes raises `window_low`.
+    WindowLow,
+    /// Section 5: a successor knows the outcomes in the log.
+    OutcomesRecovered,
+    /// Section 5: "aborted" is told only after the `Barred` record is durable.
+    DurableBar,
+    /// Section 5: an attempt that was told to be aborted is refused when it still arrives.
+    AttemptBar,
+    /// R13: a closure does not reach beyond the durable lease.
+    ClosureLease,
+    /// R13: a closure raises the floor.
+    ClosureFloor,
+    /// R14: a closure is sent and believed only after everything that it depends on.
+    ClosureOrder,
+    /// R14: only committed entries are fed to storage.
+    FeedCommitted,
+    /// R18: a new owner's floor is above every lease in the log.
+    TakeoverFloor,
+    /// R18: a new owner's `window_low` is above every commit in the log.
+    TakeoverWindow,
+    /// Section 8: a released range is taken on at the floor of its last owner.
+    ReleaseFloor,
+    /// Section 7: an append below the promised epoch is refused.
+    StaleAppend,
+    /// Section 7: an append is refused whose previous position differs.
+    PreviousPosition,
+    /// Section 7: only entries of the current epoch are counted for commitment.
+    CurrentEpoch,
+    /// Section 7: an entry is committed when a quorum has it (broken: when one replica has).
+    Quorum,
+    /// Section 7: a new owner adopts the log with the highest last position (broken: the first that it is told of).
+    LogChoice,
+    /// Section 7: the promise to refuse lower epochs is durable before a fence is answered.
+    FencePromise,
+    /// Section 7: an append is acknowledged only after `fdatasync`.
+    SyncBeforeAck,
+    /// Section 9: an entry's writes and its position are applied in one batch.
+    AtomicApply,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 30] = [
+        Self::StartLatest,
+        Self::StartFixed,
+        Self::CommitAfterStart,
+        Self::CommitOrder,
+        Self::CommitWait,
+        Self::UncertaintyWait,
+        Self::ClosureWait,
+        Self::SnapshotVersion,
+        Self::OwnWrites,
+        Self::ConflictCheck,
+        Self::ReadCheck,
+        Self::WindowLow,
+        Self::OutcomesRecovered,
+        Self::DurableBar,
+        Self::AttemptBar,
+        Self::ClosureLease,
+        Self::ClosureFloor,
+        Self::ClosureOrder,
+        Self::FeedCommitted,
+        Self::TakeoverFloor,
+        Self::TakeoverWindow,
+        Self::ReleaseFloor,
+        Self::StaleAppend,
+        Self::PreviousPosition,
+        Self::CurrentEpoch,
+        Self::Quorum,
+        Self::LogChoice,
+        Self::FencePromise,
+        Self::SyncBeforeAck,
+        Self::AtomicApply,
+    ];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StartLatest => "start-latest",
+            Self::StartFixed => "start-fixed",
+            Self::CommitAfterStart => "commit-after-start",
+            Self::CommitOrder => "commit-order",
+            Self::CommitWait => "commit-wait",
+            Self::UncertaintyWait => "uncertainty-wait",
+            Self::ClosureWait => "closure-wait",
+            Self::SnapshotVersion => "snapshot-version",
+            Self::OwnWrites => "own-writes",
+            Self::ConflictCheck => "conflict-check",
+            Self::ReadCheck => "read-check",
+            Self::WindowLow => "window-low",
+            Self::OutcomesRecovered => "outcomes-recovered",
+            Self::DurableBar => "durable-bar",
+            Self::AttemptBar => "attempt-bar",
+            Self::ClosureLease => "closure-lease",
+            Self::ClosureFloor => "closure-floor",
+            Self::ClosureOrder => "closure-order",
+            Self::FeedCommitted => "feed-committed",
+            Self::TakeoverFloor => "takeover-floor",
+            Self::TakeoverWindow => "takeover-window",
+            Self::ReleaseFloor => "release-floor",
+            Self::StaleAppend => "stale-append",
+            Self::PreviousPosition => "previous-position",
+            Self::CurrentEpoch => "current-epoch",
+            Self::Quorum => "quorum",
+            Self::LogChoice => "log-choice",
+            Self::FencePromise => "fence-promise",
+            Self::SyncBeforeAck => "sync-before-ack",
+            Self::AtomicApply => "atomic-apply",
+        }
+    }
+}
+
+/// Whether this process breaks the rule.
+#[cfg(not(feature = "mutation"))]
+#[inline]
+pub const fn is_broken(_rule: Rule) -> bool {
+    false
+}
+
+#[cfg(feature = "mutation")]
+pub use armed::{break_rule, is_broken};
+
+#[cfg(feature = "mutation")]
+mod armed {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Rule;
+
+    const NONE: u8 = u8::MAX;
+    static BROKEN: AtomicU8 = AtomicU8::new(NONE);
+
+    /// From now on this process breaks the rule, and only this one.
+    pub fn break_rule(rule: Rule) {
+        BROKEN.store(rule as u8, Ordering::Relaxed);
+    }
+
+    /// Whether this process breaks the rule.
+    #[inline]
+    pub fn is_broken(rule: Rule) -> bool {
+        BROKEN.load(Ordering::Relaxed) == rule as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_a_name_of_its_own_and_none_is_broken_unasked() {
+        let mut names: Vec<&str> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Rule::ALL.len());
+        assert!(Rule::ALL.iter().all(|rule| !is_broken(*rule)));
+        let places: Vec<usize> = Rule::ALL.iter().map(|rule| *rule as usize).collect();
+        assert_eq!(places, (0..Rule::ALL.len()).collect::<Vec<_>>(), "all are listed");
+    }
+}

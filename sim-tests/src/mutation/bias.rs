@@ -1,0 +1,100 @@
+//! What a run needs for a broken rule to matter: the faults and settings against which the rule stands.
+
+use std::time::Duration;
+
+use meridian_types::mutation::Rule;
+
+use super::{Mutation, World};
+use crate::plan::Plan;
+
+/// A change of the plans of a mutation's runs.
+#[derive(Clone, Copy)]
+pub struct Bias {
+    /// What it changes, for the table.
+    pub says: &'static str,
+    /// Changes it.
+    pub apply: fn(&mut Plan),
+}
+
+impl Mutation {
+    /// The mutation's bias, if it needs one.
+    pub fn bias(self) -> Option<Bias> {
+        let (says, apply): (_, fn(&mut Plan)) = match self {
+            Self::World(World::SyncLies) | Self::Rule(Rule::SyncBeforeAck) => {
+                ("power losses, nothing unsynced survives", power_losses)
+            }
+            Self::World(World::CommitWaitSkipped | World::UncertaintyWaitSkipped)
+            | Self::Rule(Rule::CommitWait | Rule::UncertaintyWait | Rule::StartLatest) => {
+                ("clock jumps", clock_jumps)
+            }
+            Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
+            Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => {
+                ("clock jumps, a short lease, dying adjudicators", short_lease)
+            }
+            Self::Rule(Rule::ReleaseFloor) => ("clock jumps, restarts", restarts),
+            Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow) => ("crashes", crashes),
+            Self::Rule(Rule::DurableBar | Rule::AttemptBar) => {
+                ("connections break, partitions, long deadlines", doubts)
+            }
+            Self::Rule(
+                Rule::CurrentEpoch
+                | Rule::FencePromise
+                | Rule::PreviousPosition
+                | Rule::StaleAppend
+                | Rule::LogChoice
+                | Rule::Quorum,
+            ) => ("crashes and partitions without a pause", takeovers),
+            Self::Rule(Rule::AtomicApply) => ("crashes", crashes),
+            _ => return None,
+        };
+        Some(Bias { says, apply })
+    }
+}
+
+fn power_losses(plan: &mut Plan) {
+    plan.faults.power_loss = Some(Duration::from_secs(2));
+    plan.faults.unsynced_survives = 0.0;
+}
+
+fn clock_jumps(plan: &mut Plan) {
+    plan.faults.clock_jump = Some(Duration::from_secs(1));
+}
+
+fn little_memory(plan: &mut Plan) {
+    plan.recent_bytes = 1 << 10;
+}
+
+fn short_lease(plan: &mut Plan) {
+    plan.faults.clock_jump = Some(Duration::from_secs(1));
+    plan.faults.crash = Some(Duration::from_millis(700));
+    plan.clock_bound = Duration::from_millis(50);
+    plan.lease_ms = 300;
+    plan.lead_ms = None;
+}
+
+fn restarts(plan: &mut Plan) {
+    plan.faults.clock_jump = Some(Duration::from_secs(1));
+    plan.faults.restart = Some(Duration::from_millis(700));
+    plan.clock_bound = Duration::from_millis(50);
+    plan.lead_ms = None;
+}
+
+fn crashes(plan: &mut Plan) {
+    plan.faults.crash = Some(Duration::from_millis(700));
+}
+
+fn doubts(plan: &mut Plan) {
+    plan.faults.cut = Some(Duration::from_millis(800));
+    plan.faults.crash = Some(Duration::from_millis(700));
+    plan.faults.partition = Some(Duration::from_secs(1));
+    plan.faults.hold = Some(Duration::from_secs(1));
+    plan.deadline = Duration::from_secs(10);
+}
+
+fn takeovers(plan: &mut Plan) {
+    plan.faults.crash = Some(Duration::from_millis(400));
+    plan.faults.partition = Some(Duration::from_millis(800));
+    plan.faults.oneway = Some(Duration::from_millis(800));
+    plan.faults.hold = Some(Duration::from_millis(800));
+    plan.faults.max_down = 9;
+}

@@ -1,7 +1,11 @@
 //! What clients did and saw, in the order in which it happened.
 
+mod buffer;
+mod op;
+mod show;
+
 use std::cell::RefCell;
-use std::fmt;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,8 +13,11 @@ use meridian_client::{CommitToken, Timestamp};
 
 use crate::cluster::time::SimTime;
 
+pub use buffer::Buffer;
+pub use op::{Found, Mode, Op, Part, Past};
+
 /// A point in a run. Points of the same time are still ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
     /// Rises with every point.
     pub order: u64,
@@ -18,54 +25,20 @@ pub struct Moment {
     pub at: Duration,
 }
 
-/// A value as a read found it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The value.
-    pub value: String,
-    /// When it was committed; zero for the transaction's own write.
-    pub timestamp: Timestamp,
-}
-
-/// One operation, done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// A read of one key.
-    Read {
-        /// The key.
-        key: String,
-        /// `None`: the key has no value.
-        found: Option<Found>,
-    },
-    /// A write of one key.
-    Write {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-    },
-    /// A read of all keys with a prefix.
-    Scan {
-        /// The prefix.
-        prefix: String,
-        /// All of them, in order.
-        rows: Vec<(String, Found)>,
-    },
-}
-
 /// What is known to have become of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// It is open still, or its commit was asked for and nothing is known.
+    #[default]
     Unknown,
-    /// It was acknowledged; zero for one that wrote nothing.
+    /// It was acknowledged; zero for one that wrote nothing, or whose client was not told when.
     Committed(Timestamp),
     /// It is certain that it was not applied.
     Aborted(String),
 }
 
 /// One transaction: each attempt of a client is one of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// Its place in the history.
     pub id: usize,
@@ -75,10 +48,14 @@ pub struct Txn {
     pub began: Moment,
     /// After the answer from which the outcome is known.
     pub ended: Option<Moment>,
+    /// How it was asked to run.
+    pub mode: Mode,
     /// What it did.
     pub ops: Vec<Op>,
     /// What became of it.
     pub outcome: Outcome,
+    /// What the cluster said when it was asked once more after that.
+    pub asked: Option<Outcome>,
     /// Its commit token, as far as its client knows it.
     pub token: Option<CommitToken>,
 }
@@ -94,40 +71,47 @@ impl Txn {
         matches!(self.outcome, Outcome::Aborted(_))
     }
 
-    /// What it wrote last to each key it wrote.
+    /// What it leaves behind if it commits: key and value, `None` for a deletion.
+    pub fn effects(&self) -> BTreeMap<&str, Option<&str>> {
+        let mut buffer = Buffer::default();
+        self.ops.iter().for_each(|op| buffer.apply(op));
+        buffer.into_writes()
+    }
+
+    /// What it wrote last to each key, without what it took back or deleted again.
     pub fn writes(&self) -> impl Iterator<Item = (&str, &str)> {
-        let ops = self.ops.iter().enumerate();
-        ops.filter_map(|(place, op)| match op {
-            Op::Write { key, value } if !self.writes_after(place, key) => {
-                Some((key.as_str(), value.as_str()))
-            }
-            _ => None,
-        })
+        let effects = self.effects().into_iter();
+        effects.filter_map(|(key, value)| Some((key, value?)))
     }
 
-    fn writes_after(&self, place: usize, key: &str) -> bool {
-        let later = self.ops.get(place + 1..).unwrap_or_default();
-        later
-            .iter()
-            .any(|op| matches!(op, Op::Write { key: other, .. } if other == key))
-    }
-
-    /// What it read of others: key, and what was found.
+    /// What it read of others: key, and what was found. Of a scan, the rows.
     pub fn reads(&self) -> impl Iterator<Item = (&str, Option<&Found>)> {
-        let is_own = |found: &Found| found.timestamp == Timestamp::ZERO;
-        self.ops.iter().flat_map(move |op| {
-            let reads: Vec<(&str, Option<&Found>)> = match op {
-                Op::Read { key, found } => vec![(key.as_str(), found.as_ref())],
-                Op::Scan { rows, .. } => rows
-                    .iter()
-                    .map(|(key, found)| (key.as_str(), Some(found)))
-                    .collect(),
-                Op::Write { .. } => Vec::new(),
-            };
-            reads
-                .into_iter()
-                .filter(move |(_, found)| !found.is_some_and(is_own))
-        })
+        self.checked_reads().map(|(key, found, _)| (key, found))
+    }
+
+    /// The same, and whether nobody else may have written the key until it committed.
+    pub fn checked_reads(&self) -> impl Iterator<Item = (&str, Option<&Found>, bool)> {
+        let mut own = Buffer::default();
+        let mut reads = Vec::new();
+        for op in &self.ops {
+            match op {
+                Op::Read {
+                    key,
+                    found,
+                    for_update,
+                } if own.get(key).is_none() => reads.push((key.as_str(), found.as_ref(), *for_update)),
+                Op::Scan { rows, for_update, .. } => {
+                    let others = rows.iter().filter(|(_, found)| !found.is_own());
+                    reads.extend(others.map(|(key, found)| (key.as_str(), Some(found), *for_update)));
+                }
+                _ => own.apply(op),
+            }
+        }
+        let all = self.mode.serializable;
+        reads
+            .into_iter()
+            .filter(|(_, found, _)| !found.is_some_and(Found::is_own))
+            .map(move |(key, found, for_update)| (key, found, for_update || all))
     }
 
     /// When it committed, if it wrote something and that is known.
@@ -138,67 +122,34 @@ impl Txn {
         }
     }
 
-    /// Its snapshot, if it is known exactly: a token that names the home stream does, one from before the commit is
-    /// only a lower bound.
+    /// Which workload it is of: its client's name without the number.
+    pub fn workload(&self) -> &str {
+        self.client.split('-').next().unwrap_or_default()
+    }
+
+    /// Its snapshot, if that is known exactly, whatever became of it.
+    pub fn snapshot(&self) -> Option<Timestamp> {
+        match self.mode.past {
+            Some(Past::At(at)) => Some(at),
+            Some(Past::NotOlderThan(_)) => None,
+            None => Some(self.token.filter(|token| token.home.is_some())?.start),
+        }
+    }
+
+    /// Its snapshot is not before this, as far as the cluster said.
+    pub fn snapshot_not_before(&self) -> Timestamp {
+        match self.mode.past {
+            Some(Past::At(at)) => at,
+            Some(Past::NotOlderThan(_)) => Timestamp::ZERO,
+            None => self.token.map_or(Timestamp::ZERO, |token| token.start),
+        }
+    }
+
+    /// Its snapshot, if it committed a write and the snapshot is known exactly: a token that names the home stream does,
+    /// one from before the commit is only a lower bound.
     pub fn start(&self) -> Option<Timestamp> {
         let token = self.token.filter(|token| token.home.is_some())?;
         self.commit().and(Some(token.start))
-    }
-}
-
-impl fmt::Display for Txn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self
-            .ended
-            .map_or("-".to_owned(), |end| format!("{:.3}", end.at.as_secs_f64()));
-        write!(
-            f,
-            "T{} {} [{:.3} {end}]",
-            self.id,
-            self.client,
-            self.began.at.as_secs_f64()
-        )?;
-        if let Some(start) = self.start() {
-            write!(f, " start {}", start.0)?;
-        }
-        match &self.outcome {
-            Outcome::Unknown => write!(f, " unknown")?,
-            Outcome::Committed(timestamp) => write!(f, " committed {}", timestamp.0)?,
-            Outcome::Aborted(why) => write!(f, " aborted ({why})")?,
-        }
-        for op in &self.ops {
-            match op {
-                Op::Read { key, found: None } => write!(f, "\n      read {key} -> nothing")?,
-                Op::Read {
-                    key,
-                    found: Some(found),
-                } => {
-                    write!(
-                        f,
-                        "\n      read {key} -> {} @{}",
-                        tail(&found.value),
-                        found.timestamp.0
-                    )?;
-                }
-                Op::Write { key, value } => write!(f, "\n      write {key} = {}", tail(value))?,
-                Op::Scan { prefix, rows } => {
-                    write!(f, "\n      scan {prefix} ->")?;
-                    for (key, found) in rows {
-                        write!(f, " {key}={}@{}", tail(&found.value), found.timestamp.0)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The end of a value that is too long to be read: of a list, what came last.
-fn tail(value: &str) -> String {
-    const SHOWN: usize = 40;
-    match value.len().checked_sub(SHOWN).and_then(|cut| value.get(cut..)) {
-        Some(end) => format!("...{end}"),
-        None => value.to_owned(),
     }
 }
 
@@ -225,7 +176,7 @@ impl History {
     }
 
     /// A transaction begins.
-    pub fn begin(&self, client: &str) -> usize {
+    pub fn begin(&self, client: &str, mode: Mode) -> usize {
         let began = self.moment();
         let mut inner = self.inner.borrow_mut();
         let id = inner.txns.len();
@@ -233,10 +184,8 @@ impl History {
             id,
             client: client.to_owned(),
             began,
-            ended: None,
-            ops: Vec::new(),
-            outcome: Outcome::Unknown,
-            token: None,
+            mode,
+            ..Txn::default()
         });
         id
     }
@@ -244,6 +193,13 @@ impl History {
     /// It did something.
     pub fn op(&self, id: usize, op: Op) {
         self.change(id, |txn| txn.ops.push(op));
+    }
+
+    /// It did these before all others.
+    pub fn first_ops(&self, id: usize, ops: Vec<Op>) {
+        self.change(id, |txn| {
+            txn.ops.splice(0..0, ops);
+        });
     }
 
     /// Its token became known, or more exact.
@@ -259,6 +215,25 @@ impl History {
             txn.outcome = outcome;
             txn.ended = Some(now);
         });
+    }
+
+    /// The cluster was asked once more what became of it.
+    pub fn asked(&self, id: usize, said: Outcome) {
+        self.change(id, |txn| {
+            // A client that was not told when it committed learns it so.
+            if let (Outcome::Committed(known), Outcome::Committed(timestamp)) = (&mut txn.outcome, &said)
+                && *known == Timestamp::ZERO
+            {
+                *known = *timestamp;
+            }
+            txn.asked = Some(said);
+        });
+    }
+
+    /// Whether it leaves anything behind if it commits.
+    pub fn has_effects(&self, id: usize) -> bool {
+        let inner = self.inner.borrow();
+        inner.txns.get(id).is_some_and(|txn| !txn.effects().is_empty())
     }
 
     /// Since the run began.

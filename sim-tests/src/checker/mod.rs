@@ -2,6 +2,7 @@
 
 pub mod graph;
 pub mod lists;
+pub mod promises;
 pub mod registers;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ impl Script {
             ended: Some(moment(ended)),
             ops: ops.iter().map(|op| parse(op)).collect(),
             outcome: Outcome::Committed(Timestamp::ZERO),
-            token: None,
+            ..Txn::default()
         });
         self
     }
@@ -90,6 +90,7 @@ fn parse(op: &str) -> Op {
                 value,
                 timestamp: Timestamp(timestamp.parse().unwrap()),
             }),
+            for_update: false,
         },
     }
 }

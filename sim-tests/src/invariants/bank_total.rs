@@ -13,7 +13,9 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     for txn in evidence.txns {
         for op in &txn.ops {
-            let Op::Scan { prefix, rows } = op else { continue };
+            let Op::Scan { prefix, rows, .. } = op else {
+                continue;
+            };
             if !BANK.starts_with(prefix.as_str()) {
                 continue;
             }

@@ -2,6 +2,7 @@
 
 pub mod acknowledged;
 pub mod bank_total;
+pub mod clients;
 pub mod convergence;
 pub mod first_committer;
 pub mod isolation;
@@ -58,6 +59,7 @@ pub struct Evidence<'a> {
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
     let checks = [
         bank_total::check,
+        clients::check,
         acknowledged::check,
         isolation::check,
         first_committer::check,

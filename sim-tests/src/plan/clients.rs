@@ -1,29 +1,117 @@
 //! Which clients a run has.
 
+use std::fmt;
+use std::time::Duration;
+
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
-/// How many clients run each workload.
-#[derive(Clone, Copy, Debug)]
-pub struct Clients {
+use super::pick;
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
     /// Transfers between accounts, and sums.
-    pub bank: usize,
+    Bank,
     /// Appends to lists.
-    pub lists: usize,
+    Lists,
     /// Reads and writes of registers, blind writes among them.
-    pub registers: usize,
+    Registers,
     /// Writes of new keys, never overwritten.
-    pub ledger: usize,
+    Ledger,
+    /// New keys that others want to write too: only one may.
+    Inserts,
+    /// Counters, by reading and writing.
+    Counters,
+    /// Two keys of which one has to stay as it is: the shape of write skew.
+    Pairs,
+}
+
+impl Kind {
+    /// All of them, with how likely each is and how many clients of it there are.
+    const ALL: [(Self, f64, usize); 7] = [
+        (Self::Lists, 1.0, 2),
+        (Self::Ledger, 1.0, 1),
+        (Self::Bank, 0.6, 2),
+        (Self::Registers, 0.6, 2),
+        (Self::Inserts, 0.4, 2),
+        (Self::Counters, 0.4, 2),
+        (Self::Pairs, 0.5, 2),
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&format!("{self:?}").to_lowercase())
+    }
+}
+
+/// A process with clients in it, all of which use one instance of the library.
+#[derive(Clone, Debug)]
+pub struct ClientHost {
+    /// Who works there.
+    pub workers: Vec<(Kind, String)>,
+    /// Where it connects to, the preferred first: the router, or query processors.
+    pub endpoints: Vec<&'static str>,
+    /// How many sessions it keeps open.
+    pub sessions: usize,
+    /// How long a session is used for new transactions.
+    pub session_lifetime: Duration,
+}
+
+/// All clients of a run.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// Where they are.
+    pub hosts: Vec<ClientHost>,
 }
 
 impl Clients {
     /// What the seed chooses.
     pub(super) fn new(rng: &mut StdRng) -> Self {
+        let mut workers = Vec::new();
+        for (kind, likely, count) in Kind::ALL {
+            if rng.random_bool(likely) {
+                workers.extend((1..=count).map(|number| (kind, format!("{kind}-{number}"))));
+            }
+        }
+        workers.shuffle(rng);
+        let count = rng.random_range(3..=4);
+        let mut hosts: Vec<ClientHost> = (0..count).map(|_| ClientHost::new(rng)).collect();
+        for (place, worker) in workers.into_iter().enumerate() {
+            if let Some(host) = hosts.get_mut(place % count) {
+                host.workers.push(worker);
+            }
+        }
+        hosts.retain(|host| !host.workers.is_empty());
+        Self { hosts }
+    }
+}
+
+impl ClientHost {
+    /// Nobody works there; it connects as most do.
+    pub fn plain() -> Self {
         Self {
-            bank: rng.random_range(0..=2),
-            lists: rng.random_range(1..=3),
-            registers: rng.random_range(0..=2),
-            ledger: 1,
+            workers: Vec::new(),
+            endpoints: vec!["router-1"],
+            sessions: 1,
+            session_lifetime: Duration::from_secs(600),
+        }
+    }
+
+    fn new(rng: &mut StdRng) -> Self {
+        let endpoints: &[&[&str]] = &[
+            &["router-1"],
+            &["router-1", "query-1"],
+            &["query-2", "router-1"],
+            &["query-1", "query-2"],
+        ];
+        Self {
+            workers: Vec::new(),
+            endpoints: pick(rng, endpoints).to_vec(),
+            sessions: *pick(rng, &[1, 1, 2]),
+            session_lifetime: *pick(rng, &[Duration::from_secs(2), Duration::from_secs(600)]),
         }
     }
 }

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use crate::mutation::Mutation;
 use crate::seams::derive;
 
-pub use clients::Clients;
+pub use clients::{ClientHost, Clients, Kind};
 pub use faults::Faults;
 
 /// One run.

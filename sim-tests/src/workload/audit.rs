@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::recorded::Handle;
 use super::{ACCOUNT_START, Control, Phase, Recorder, accounts};
 use crate::cluster::Shared;
+use crate::history::{Mode, Part};
 
 /// Its name.
 pub const AUDITOR: &str = "auditor";
@@ -24,7 +26,7 @@ pub async fn run(mut recorder: Recorder, control: &Control, shared: &Shared) {
 }
 
 async fn prepare(recorder: &mut Recorder, shared: &Shared) -> bool {
-    let Some(mut txn) = recorder.begin(false).await else {
+    let Some(txn) = recorder.begin(Mode::default()).await else {
         return false;
     };
     for account in accounts(&shared.plan) {
@@ -37,14 +39,29 @@ async fn prepare(recorder: &mut Recorder, shared: &Shared) -> bool {
 }
 
 async fn read_all(recorder: &mut Recorder) -> bool {
-    let Some(mut txn) = recorder.begin(true).await else {
+    let Some(txn) = recorder.begin(Mode::read_only()).await else {
         return false;
     };
-    match txn.scan("").await {
-        Ok(_) => txn.commit().await,
-        Err(error) => {
-            txn.give_up(&error);
-            false
-        }
+    let done = read_parts(&txn).await;
+    txn.finish(done).await
+}
+
+/// All of it, and the same as the other ways of reading show it.
+async fn read_parts(txn: &Handle) -> Result<(), meridian_client::Error> {
+    txn.scan("", false).await?;
+    let parts = [
+        Part {
+            count_only: true,
+            ..Part::default()
+        },
+        Part {
+            reverse: true,
+            keys_only: true,
+            ..Part::default()
+        },
+    ];
+    for part in parts {
+        txn.part("", part, Duration::ZERO).await?;
     }
+    Ok(())
 }

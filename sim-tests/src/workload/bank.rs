@@ -3,7 +3,9 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::recorder::{Recorded, Recorder};
+use super::recorded::Handle;
+use super::recorder::Recorder;
+use crate::history::Mode;
 use crate::plan::Plan;
 
 /// What account keys begin with.
@@ -21,26 +23,21 @@ pub fn accounts(plan: &Plan) -> Vec<String> {
 /// A transfer or a sum.
 pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan) {
     let is_sum = rng.random_bool(0.3);
-    let Some(mut txn) = recorder.begin(is_sum).await else {
+    let mode = Mode {
+        read_only: is_sum,
+        ..Mode::default()
+    };
+    let Some(txn) = recorder.begin(mode).await else {
         return;
     };
     let done = match is_sum {
-        true => txn.scan(PREFIX).await.map(|_| ()),
-        false => transfer(&mut txn, rng, plan).await,
+        true => txn.scan(PREFIX, false).await.map(|_| ()),
+        false => transfer(&txn, rng, plan).await,
     };
-    match done {
-        Ok(()) => {
-            txn.commit().await;
-        }
-        Err(error) => txn.give_up(&error),
-    }
+    txn.finish(done).await;
 }
 
-async fn transfer(
-    txn: &mut Recorded<'_>,
-    rng: &mut StdRng,
-    plan: &Plan,
-) -> Result<(), meridian_client::Error> {
+async fn transfer(txn: &Handle, rng: &mut StdRng, plan: &Plan) -> Result<(), meridian_client::Error> {
     let accounts = accounts(plan);
     let from = rng.random_range(0..accounts.len());
     let to = (from + rng.random_range(1..accounts.len())) % accounts.len();

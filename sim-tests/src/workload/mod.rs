@@ -2,28 +2,36 @@
 
 mod audit;
 mod bank;
+mod connector;
+mod counters;
+mod inserts;
 mod ledger;
 mod lists;
+mod pairs;
+mod recorded;
 mod recorder;
 mod registers;
+mod settle;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
 use crate::cluster::Shared;
 use crate::history::History;
+use crate::plan::{ClientHost, Kind, Plan};
 use crate::seams::derive;
+use connector::Connector;
 
 pub use audit::AUDITOR;
 pub use bank::{ACCOUNT_START, PREFIX as BANK, accounts};
+pub use counters::number_of;
+pub use pairs::{Guard, is_on_at};
 pub use recorder::Recorder;
 
 /// What a workload's keys begin with.
@@ -32,6 +40,12 @@ pub const LISTS: &str = "list/";
 pub const REGISTERS: &str = "register/";
 /// See [`LISTS`].
 pub const LEDGER: &str = "ledger/";
+/// See [`LISTS`].
+pub const INSERTS: &str = "insert/";
+/// See [`LISTS`].
+pub const COUNTERS: &str = "counter/";
+/// See [`LISTS`].
+pub const PAIRS: &str = "pair/";
 
 /// What is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,8 +83,6 @@ impl Control {
     }
 }
 
-type Work = Pin<Box<dyn Future<Output = ()>>>;
-
 /// All clients of a run.
 pub struct Workload {
     /// Who is where.
@@ -84,22 +96,19 @@ pub struct Workload {
 impl Workload {
     /// The clients that the plan wants, none of them started.
     pub fn new(shared: &Rc<Shared>) -> Self {
-        let clients = shared.plan.clients;
-        let counts = [
-            ("bank", clients.bank),
-            ("lists", clients.lists),
-            ("registers", clients.registers),
-            ("ledger", clients.ledger),
-        ];
-        let each = counts
+        let hosts = &shared.plan.clients.hosts;
+        let workers: Vec<&String> = hosts
             .iter()
-            .flat_map(|(name, count)| (1..=*count).map(move |number| format!("{name}-{number}")));
-        let mut names: Vec<String> = each.collect();
+            .flat_map(|host| host.workers.iter().map(|(_, name)| name))
+            .collect();
         let control = Control {
             phase: Cell::new(Phase::Setup),
-            working: Cell::new(names.len()),
-            progress: RefCell::new(names.iter().map(|name| (name.clone(), None)).collect()),
+            working: Cell::new(workers.len()),
+            progress: RefCell::new(workers.iter().map(|name| ((*name).clone(), None)).collect()),
         };
+        let mut names: Vec<String> = (1..=hosts.len())
+            .map(|number| format!("client-{number}"))
+            .collect();
         names.push(AUDITOR.to_owned());
         Self {
             control: Rc::new(control),
@@ -108,51 +117,88 @@ impl Workload {
         }
     }
 
-    /// Starts them, each on a host of its own.
+    /// Starts them, several on a host as an application's tasks are.
     pub fn start(&self, sim: &mut Sim<'_>, shared: &Rc<Shared>) {
-        let generations = Rc::new(lists::Generations::new(shared.plan.keys));
-        for name in &self.names {
-            let (name, shared, control) = (name.clone(), shared.clone(), self.control.clone());
-            let (history, generations) = (self.history.clone(), generations.clone());
+        let commons = Rc::new(Commons::new(&shared.plan));
+        for (name, host) in self.names.iter().zip(&shared.plan.clients.hosts) {
+            let (control, history) = (self.control.clone(), self.history.clone());
+            let (shared, commons) = (shared.clone(), commons.clone());
+            let connector = Rc::new(Connector::new(name, &shared, host));
+            let workers = host.workers.clone();
             sim.client(name.clone(), async move {
-                let recorder = Recorder::new(&name, &shared, history, control.clone())?;
-                let rng = StdRng::seed_from_u64(derive(shared.plan.seed, &name));
-                if name == AUDITOR {
-                    audit::run(recorder, &control, &shared).await;
-                    return Ok(());
-                }
+                let client = connector.client()?;
                 control.reached(Phase::Chaos).await;
-                let work = work(&name, recorder, rng, shared, control.clone(), generations);
-                work.await;
-                control.working.set(control.working.get() - 1);
+                let all = workers.into_iter().map(|(kind, name)| {
+                    let seed = derive(shared.plan.seed, &name);
+                    let worker = Worker {
+                        recorder: Recorder::new(&name, client.clone(), history.clone(), control.clone()),
+                        rng: StdRng::seed_from_u64(seed),
+                        shared: shared.clone(),
+                        commons: commons.clone(),
+                    };
+                    work(kind, worker, control.clone())
+                });
+                futures::future::join_all(all).await;
                 Ok(())
             });
+        }
+        let auditor = ClientHost::plain();
+        let (connector, shared) = (Connector::new(AUDITOR, shared, &auditor), shared.clone());
+        let (history, control) = (self.history.clone(), self.control.clone());
+        sim.client(AUDITOR, async move {
+            let recorder = Recorder::new(AUDITOR, connector.client()?, history, control.clone());
+            audit::run(recorder, &control, &shared).await;
+            Ok(())
+        });
+    }
+}
+
+/// What clients of a kind tell one another behind the cluster's back.
+pub struct Commons {
+    lists: lists::Generations,
+    inserts: inserts::Frontier,
+}
+
+impl Commons {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            lists: lists::Generations::new(plan.keys),
+            inserts: inserts::Frontier::default(),
         }
     }
 }
 
-fn work(
-    name: &str,
-    mut recorder: Recorder,
-    mut rng: StdRng,
+/// One client at work.
+struct Worker {
+    recorder: Recorder,
+    rng: StdRng,
     shared: Rc<Shared>,
-    control: Rc<Control>,
-    generations: Rc<lists::Generations>,
-) -> Work {
-    let kind = name.split('-').next().unwrap_or_default().to_owned();
-    Box::pin(async move {
-        let mut number = 0;
-        while control.phase.get() < Phase::Finish {
-            number += 1;
-            match kind.as_str() {
-                "bank" => bank::step(&mut recorder, &mut rng, &shared.plan).await,
-                "lists" => lists::step(&mut recorder, &mut rng, &generations, number).await,
-                "registers" => registers::step(&mut recorder, &mut rng, &shared.plan, number).await,
-                _ => ledger::step(&mut recorder, &mut rng, number).await,
-            }
-            let think = rand::Rng::random_range(&mut rng, Duration::ZERO..=shared.plan.think);
-            tokio::time::sleep(think).await;
+    commons: Rc<Commons>,
+}
+
+impl Worker {
+    async fn step(&mut self, kind: Kind, number: u64) {
+        let (recorder, rng, plan) = (&mut self.recorder, &mut self.rng, &self.shared.plan);
+        match kind {
+            Kind::Bank => bank::step(recorder, rng, plan).await,
+            Kind::Lists => lists::step(recorder, rng, &self.commons.lists, number).await,
+            Kind::Registers => registers::step(recorder, rng, plan, number).await,
+            Kind::Ledger => ledger::step(recorder, rng, number).await,
+            Kind::Inserts => inserts::step(recorder, rng, &self.commons.inserts, number).await,
+            Kind::Counters => counters::step(recorder, rng, number).await,
+            Kind::Pairs => pairs::step(recorder, rng, plan, number).await,
         }
-        recorder.settle().await;
-    })
+    }
+}
+
+async fn work(kind: Kind, mut worker: Worker, control: Rc<Control>) {
+    let mut number = 0;
+    while control.phase.get() < Phase::Finish {
+        number += 1;
+        worker.step(kind, number).await;
+        let think = worker.rng.random_range(Duration::ZERO..=worker.shared.plan.think);
+        tokio::time::sleep(think).await;
+    }
+    worker.recorder.settle().await;
+    control.working.set(control.working.get() - 1);
 }

@@ -1,72 +1,87 @@
 //! A client of the real library that notes what it asks and what it is told.
 
+use std::cell::Cell;
+use std::ops::Deref;
 use std::rc::Rc;
+use std::time::Duration;
 
 use meridian_client::{
-    Client, Error, Execute, KvError, Outcome as Fate, Row, ScanOptions, Transaction, Txn, TxnOptions,
+    Client, CommitToken, Committed, Error, Execute, Executed, Isolation, KvError, Timestamp, Transaction,
+    TxnOptions,
 };
-use meridian_client::{Key, KeyRange, Timestamp};
 
+use super::recorded::Handle;
+use super::settle::Doubts;
 use super::{Control, Phase};
-use crate::cluster::Shared;
-use crate::history::{Found, History, Op, Outcome};
-use crate::seams::derive;
-
-/// The router's host.
-const ROUTER: &str = "router-1";
+use crate::history::{History, Mode, Op, Outcome, Past};
 
 /// One client.
 pub struct Recorder {
     /// Its name, which its values begin with.
     pub name: String,
-    client: Client,
-    history: History,
+    pub(super) client: Client,
+    pub(super) history: History,
     control: Rc<Control>,
     /// Where the next transaction has to begin so as not to meet the same conflict.
     min_start: Option<Timestamp>,
-    /// Commits whose outcome is not known.
-    doubts: Vec<(usize, meridian_client::CommitToken, bool)>,
+    pub(super) doubts: Doubts,
+}
+
+/// What is asked for after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// If the outcome is unknown it is asked for at the end.
+    AskLater,
+    /// It is never asked for.
+    NeverAsk,
 }
 
 impl Recorder {
-    /// A client that connects when it is first used.
-    pub fn new(name: &str, shared: &Shared, history: History, control: Rc<Control>) -> turmoil::Result<Self> {
-        let channel = shared
-            .dialer(name)
-            .channel(ROUTER)
-            .ok_or("the router has no address")?;
-        let client = Client::builder()
-            .transport(ROUTER, channel)
-            .seed(derive(shared.plan.seed, &format!("client {name}")))
-            .deadline(shared.plan.deadline)
-            .connect_lazy()?;
-        Ok(Self {
+    /// A client of that name.
+    pub fn new(name: &str, client: Client, history: History, control: Rc<Control>) -> Self {
+        Self {
             name: name.to_owned(),
             client,
             history,
             control,
             min_start: None,
-            doubts: Vec::new(),
-        })
+            doubts: Doubts::default(),
+        }
+    }
+
+    /// Goes on with another instance of the library; the last one and all it had open is gone at once.
+    pub fn reborn(&mut self, client: Client) {
+        self.client = client;
     }
 
     /// Begins a transaction; `None` when that failed, which is on record.
-    pub async fn begin(&mut self, read_only: bool) -> Option<Recorded<'_>> {
-        let mut options = if read_only {
-            TxnOptions::read_only()
-        } else {
-            TxnOptions::default()
-        };
-        options.min_start = self.min_start.take();
-        let id = self.history.begin(&self.name);
-        let is_calm = self.control.phase.get() >= Phase::Calm;
+    pub async fn begin(&mut self, mode: Mode) -> Option<Recorded<'_>> {
+        self.begin_idle(mode, None).await
+    }
+
+    /// The same; the cluster rolls it back when it is not used for so long.
+    pub async fn begin_idle(&mut self, mode: Mode, idle_timeout: Option<Duration>) -> Option<Recorded<'_>> {
+        let mut options = options(mode);
+        options.idle_timeout = idle_timeout;
+        if mode.past.is_none() {
+            options.min_start = self.min_start.take();
+        }
+        let id = self.history.begin(&self.name, mode);
+        let is_calm = self.is_calm();
         match self.client.begin(options).await {
-            Ok(txn) => Some(Recorded {
-                recorder: self,
-                id,
-                is_calm,
-                txn,
-            }),
+            Ok(transaction) => {
+                let handle = Handle {
+                    history: self.history.clone(),
+                    id,
+                    txn: (*transaction).clone(),
+                };
+                Some(Recorded {
+                    recorder: self,
+                    handle,
+                    is_calm,
+                    transaction,
+                })
+            }
             Err(error) => {
                 self.failed(id, &error);
                 None
@@ -74,46 +89,105 @@ impl Recorder {
         }
     }
 
-    /// Writes in one call, with the library's own retries.
-    pub async fn execute(&mut self, writes: &[(String, String)]) {
-        let id = self.history.begin(&self.name);
-        let is_calm = self.control.phase.get() >= Phase::Calm;
-        let mut execute = Execute::new();
-        for (key, value) in writes {
-            execute = execute.put(key.as_str(), value.clone());
-            let (key, value) = (key.clone(), value.clone());
-            self.history.op(id, Op::Write { key, value });
+    /// Runs a transaction with the library's own retries; each run is on record as a transaction of its own. Whether it
+    /// was acknowledged.
+    pub async fn transact<W>(&mut self, mode: Mode, work: impl Fn(Handle, usize) -> W) -> bool
+    where
+        W: Future<Output = Result<(), Error>>,
+    {
+        let is_calm = self.is_calm();
+        let (history, name) = (self.history.clone(), self.name.clone());
+        let last: Cell<Option<usize>> = Cell::default();
+        let runs = Cell::new(0);
+        let token: Cell<Option<CommitToken>> = Cell::default();
+        let is_complete = Cell::new(false);
+        let result = self.client.transact_with(options(mode), |txn| {
+            if let Some(before) = last.get() {
+                // The library promises that this one is certainly gone.
+                let why = "the library runs it again".to_owned();
+                history.end(before, Outcome::Aborted(why));
+            }
+            runs.set(runs.get() + 1);
+            is_complete.set(false);
+            let id = history.begin(&name, mode);
+            last.set(Some(id));
+            let handle = Handle {
+                history: history.clone(),
+                id,
+                txn: txn.clone(),
+            };
+            let done = work(handle, runs.get());
+            let (token, is_complete) = (&token, &is_complete);
+            async move {
+                done.await?;
+                is_complete.set(true);
+                token.set(Some(txn.token()));
+                Ok(())
+            }
+        });
+        let result = result.await;
+        let Some(id) = last.get() else { return false };
+        if let Some(token) = token.get() {
+            self.history.token(id, token);
         }
-        match self.client.execute(&execute).await {
+        match result {
+            Ok(()) => {
+                let token = token.get();
+                self.committed(id, Timestamp::ZERO, is_calm);
+                // Nobody remembers a transaction that wrote nothing.
+                let is_asked = self.history.has_effects(id);
+                self.doubts.told(id, token.filter(|_| is_asked), true);
+                true
+            }
+            Err(error) if is_complete.get() => {
+                self.ended_with(id, &error, token.get(), is_calm, Doubt::AskLater);
+                false
+            }
+            Err(error) => {
+                // Its commit was not asked for.
+                self.failed(id, &error);
+                false
+            }
+        }
+    }
+
+    /// Runs a whole transaction in one call, with the library's own retries. `conditions` is what it must have found
+    /// if it is acknowledged.
+    pub async fn execute(
+        &mut self,
+        execute: &Execute,
+        conditions: Vec<Op>,
+        writes: Vec<Op>,
+    ) -> Option<Executed> {
+        let id = self.history.begin(&self.name, Mode::default());
+        let is_calm = self.is_calm();
+        writes.into_iter().for_each(|op| self.history.op(id, op));
+        match self.client.execute(execute).await {
             Ok(executed) => {
-                self.history.token(id, executed.committed.token);
-                self.committed(id, executed.committed.timestamp, is_calm);
+                self.history.first_ops(id, conditions);
+                self.acknowledged(id, executed.committed, is_calm);
+                Some(executed)
             }
-            Err(error) => self.ended_with(id, &error, None, is_calm),
-        }
-    }
-
-    /// Asks until all outcomes are known.
-    pub async fn settle(&mut self) {
-        for (id, token, is_calm) in std::mem::take(&mut self.doubts) {
-            loop {
-                match self.client.outcome(token).await {
-                    Ok(Fate::Committed(timestamp)) => self.committed(id, timestamp, is_calm),
-                    Ok(Fate::Aborted) => self
-                        .history
-                        .end(id, Outcome::Aborted("says its outcome".to_owned())),
-                    Ok(Fate::Forgotten) => {}
-                    Err(error) => {
-                        tracing::debug!(txn = id, %error, "outcome not known yet");
-                        continue;
-                    }
-                }
-                break;
+            Err(error) => {
+                self.ended_with(id, &error, None, is_calm, Doubt::AskLater);
+                None
             }
         }
     }
 
-    fn committed(&self, id: usize, timestamp: Timestamp, is_calm: bool) {
+    fn is_calm(&self) -> bool {
+        self.control.phase.get() >= Phase::Calm
+    }
+
+    fn acknowledged(&mut self, id: usize, committed: Committed, is_calm: bool) {
+        self.history.token(id, committed.token);
+        self.committed(id, committed.timestamp, is_calm);
+        if committed.timestamp > Timestamp::ZERO {
+            self.doubts.told(id, Some(committed.token), false);
+        }
+    }
+
+    pub(super) fn committed(&self, id: usize, timestamp: Timestamp, is_calm: bool) {
         self.history.end(id, Outcome::Committed(timestamp));
         if is_calm && let Some(progress) = self.control.progress.borrow_mut().get_mut(&self.name) {
             *progress = Some(self.history.now());
@@ -130,17 +204,23 @@ impl Recorder {
         &mut self,
         id: usize,
         error: &Error,
-        token: Option<meridian_client::CommitToken>,
+        token: Option<CommitToken>,
         is_calm: bool,
+        doubt: Doubt,
     ) {
+        if let Some(token) = error.token().or(token) {
+            self.history.token(id, token);
+        }
         if error.is_definite() {
             self.failed(id, error);
+            self.doubts.told(id, token, false);
             return;
         }
         tracing::debug!(txn = id, %error, "in doubt");
-        if let Some(token) = error.token().or(token) {
-            self.history.token(id, token);
-            self.doubts.push((id, token, is_calm));
+        if let Some(token) = error.token().or(token)
+            && doubt == Doubt::AskLater
+        {
+            self.doubts.unknown(id, token, is_calm);
         }
     }
 
@@ -153,79 +233,83 @@ impl Recorder {
     }
 }
 
-/// An open transaction, on record. What fails ends it.
+fn options(mode: Mode) -> TxnOptions {
+    TxnOptions {
+        isolation: if mode.serializable {
+            Isolation::Serializable
+        } else {
+            Isolation::Snapshot
+        },
+        read_only: mode.read_only,
+        at: match mode.past {
+            Some(Past::At(at)) => Some(at),
+            _ => None,
+        },
+        max_staleness: match mode.past {
+            Some(Past::NotOlderThan(ms)) => Some(Duration::from_millis(ms)),
+            _ => None,
+        },
+        ..TxnOptions::default()
+    }
+}
+
+/// An open transaction, on record.
 pub struct Recorded<'a> {
     recorder: &'a mut Recorder,
-    id: usize,
+    handle: Handle,
     is_calm: bool,
-    txn: Transaction,
+    transaction: Transaction,
+}
+
+impl Deref for Recorded<'_> {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
 }
 
 impl Recorded<'_> {
-    /// Reads a key.
-    pub async fn get(&mut self, key: &str) -> Result<Option<String>, Error> {
-        let found = self.txn.get_versioned(Key::from(key.as_bytes())).await?;
-        let found = found.map(|found| Found {
-            value: text(&found.value),
-            timestamp: found.timestamp,
-        });
-        let value = found.as_ref().map(|found| found.value.clone());
-        let key = key.to_owned();
-        self.recorder.history.op(self.id, Op::Read { key, found });
-        Ok(value)
-    }
-
-    /// Writes a key.
-    pub async fn put(&mut self, key: &str, value: String) -> Result<(), Error> {
-        self.txn.put(Key::from(key.as_bytes()), value.clone()).await?;
-        let key = key.to_owned();
-        self.recorder.history.op(self.id, Op::Write { key, value });
-        Ok(())
-    }
-
-    /// Reads all keys with a prefix.
-    pub async fn scan(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        let range = KeyRange::prefix(Key::from(prefix.as_bytes()));
-        let rows = self
-            .txn
-            .scan(range, ScanOptions::default())
-            .await?
-            .collect()
-            .await?;
-        let named = |row: Row| {
-            let found = Found {
-                value: text(&row.value),
-                timestamp: row.timestamp,
-            };
-            (text(&row.key.0), found)
-        };
-        let rows: Vec<(String, Found)> = rows.into_iter().map(named).collect();
-        let values = rows
-            .iter()
-            .map(|(key, found)| (key.clone(), found.value.clone()))
-            .collect();
-        let prefix = prefix.to_owned();
-        self.recorder.history.op(self.id, Op::Scan { prefix, rows });
-        Ok(values)
-    }
-
     /// Commits; whether that succeeded.
     pub async fn commit(self) -> bool {
+        self.commit_within(Duration::MAX, Doubt::AskLater).await
+    }
+
+    /// Commits, but stops waiting for the answer after `patience`: then the outcome is in doubt.
+    pub async fn commit_within(self, patience: Duration, doubt: Doubt) -> bool {
         let Self {
             recorder,
-            id,
+            handle,
             is_calm,
-            txn,
+            transaction,
         } = self;
-        let handle: Txn = (*txn).clone();
-        match txn.commit().await {
-            Ok(committed) => {
-                recorder.history.token(id, committed.token);
-                recorder.committed(id, committed.timestamp, is_calm);
+        let id = handle.id;
+        match tokio::time::timeout(patience, transaction.commit()).await {
+            Ok(Ok(committed)) => {
+                recorder.acknowledged(id, committed, is_calm);
                 true
             }
+            Ok(Err(error)) => {
+                recorder.ended_with(id, &error, Some(handle.txn.token()), is_calm, doubt);
+                false
+            }
+            Err(_) => {
+                let token = handle.txn.token();
+                recorder.history.token(id, token);
+                if doubt == Doubt::AskLater {
+                    recorder.doubts.unknown(id, token, is_calm);
+                }
+                false
+            }
+        }
+    }
+
+    /// Commits after success, gives up after an error.
+    pub async fn finish(self, done: Result<(), Error>) -> bool {
+        match done {
+            Ok(()) => self.commit().await,
             Err(error) => {
-                recorder.ended_with(id, &error, Some(handle.token()), is_calm);
+                self.give_up(&error);
                 false
             }
         }
@@ -233,19 +317,24 @@ impl Recorded<'_> {
 
     /// Ends after an error of an operation.
     pub fn give_up(self, error: &Error) {
-        self.recorder.failed(self.id, error);
+        self.recorder.failed(self.handle.id, error);
+    }
+
+    /// Ends without a word more than the library says by itself.
+    pub fn vanish(self) {
+        let history = &self.recorder.history;
+        history.end(
+            self.handle.id,
+            Outcome::Aborted("its client went away".to_owned()),
+        );
     }
 
     /// Rolls back on purpose.
     pub async fn rollback(self) {
         // Nothing is applied whatever it answers.
-        let _ = self.txn.rollback().await;
+        let _ = self.transaction.rollback().await;
         self.recorder
             .history
-            .end(self.id, Outcome::Aborted("rolled back".to_owned()));
+            .end(self.handle.id, Outcome::Aborted("rolled back".to_owned()));
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

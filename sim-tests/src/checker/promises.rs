@@ -1,0 +1,134 @@
+//! What follows for single workloads, without any graph: who comes second does not insert, every increment counts once,
+//! a guarded pair is never dark, and an answer stays the same when it is asked for again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Anomaly;
+use crate::history::{Outcome, Txn};
+use crate::workload::{COUNTERS, Guard, INSERTS, PAIRS, is_on_at, number_of};
+
+/// Everything that was promised and did not hold. `audit` read everything at the very end.
+pub fn check(txns: &[Txn], audit: Option<&Txn>) -> Vec<Anomaly> {
+    let mut anomalies = inserts(txns);
+    anomalies.extend(
+        dark_pairs(txns)
+            .into_iter()
+            .filter_map(|(guard, anomaly)| (guard != Guard::None).then_some(anomaly)),
+    );
+    anomalies.extend(answers(txns));
+    if let Some(audit) = audit {
+        anomalies.extend(counters(txns, audit));
+    }
+    anomalies
+}
+
+/// How often something happened that snapshot isolation allows: if it never does, the workload shows nothing.
+pub fn write_skews(txns: &[Txn]) -> usize {
+    dark_pairs(txns)
+        .iter()
+        .filter(|(guard, _)| *guard == Guard::None)
+        .count()
+}
+
+/// For every key: at most one acknowledged transaction inserted it.
+fn inserts(txns: &[Txn]) -> Vec<Anomaly> {
+    let mut by_key: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for txn in txns.iter().filter(|txn| txn.is_committed()) {
+        for (key, _) in txn.writes().filter(|(key, _)| key.starts_with(INSERTS)) {
+            by_key.entry(key).or_default().push(txn.id);
+        }
+    }
+    let twice = by_key.into_iter().filter(|(_, txns)| txns.len() > 1);
+    twice
+        .map(|(key, txns)| Anomaly {
+            name: "unique insert",
+            what: format!(
+                "{} found {key} without a value, and each inserted it",
+                all_of(&txns)
+            ),
+            txns,
+        })
+        .collect()
+}
+
+/// For every counter: its number at the end is that of the acknowledged increments, and at most those in doubt more.
+fn counters(txns: &[Txn], audit: &Txn) -> Vec<Anomaly> {
+    let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for txn in txns {
+        for (key, _) in txn.writes().filter(|(key, _)| key.starts_with(COUNTERS)) {
+            let (acknowledged, in_doubt) = counts.entry(key).or_default();
+            *acknowledged += u64::from(txn.is_committed());
+            *in_doubt += u64::from(txn.outcome == Outcome::Unknown);
+        }
+    }
+    let found: BTreeMap<&str, u64> = audit
+        .reads()
+        .filter_map(|(key, found)| Some((key, number_of(&found?.value)?)))
+        .collect();
+    let wrong = counts.into_iter().filter_map(|(key, (acknowledged, in_doubt))| {
+        let number = found.get(key).copied().unwrap_or_default();
+        let is_right = (acknowledged..=acknowledged + in_doubt).contains(&number);
+        (!is_right).then(|| Anomaly {
+            name: "counters",
+            what: format!(
+                "{key} is {number}, after {acknowledged} acknowledged increments and {in_doubt} in doubt"
+            ),
+            txns: vec![audit.id],
+        })
+    });
+    wrong.collect()
+}
+
+/// Every time somebody found both switches of a pair turned off.
+fn dark_pairs(txns: &[Txn]) -> Vec<(Guard, Anomaly)> {
+    let mut dark = Vec::new();
+    for txn in txns {
+        let mut off: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (key, found) in txn.reads().filter(|(key, _)| key.starts_with(PAIRS)) {
+            if let (Some((pair, side)), Some(found)) = (key.rsplit_once('/'), found)
+                && !is_on_at(&found.value)
+            {
+                off.entry(pair).or_default().insert(side);
+            }
+        }
+        for (pair, _) in off.into_iter().filter(|(_, sides)| sides.len() > 1) {
+            let guard = Guard::ALL
+                .into_iter()
+                .find(|guard| pair.starts_with(&guard.prefix()));
+            let anomaly = Anomaly {
+                name: "write skew",
+                what: format!("T{} finds both switches of {pair} off", txn.id),
+                txns: vec![txn.id],
+            };
+            dark.extend(guard.map(|guard| (guard, anomaly)));
+        }
+    }
+    dark
+}
+
+/// What was told once stays true.
+fn answers(txns: &[Txn]) -> impl Iterator<Item = Anomaly> {
+    txns.iter().filter_map(|txn| {
+        let is_same = match (&txn.outcome, txn.asked.as_ref()?) {
+            (Outcome::Committed(told), Outcome::Committed(said)) => told == said,
+            (Outcome::Committed(_), Outcome::Aborted(_)) | (Outcome::Aborted(_), Outcome::Committed(_)) => {
+                false
+            }
+            _ => true,
+        };
+        (!is_same).then(|| Anomaly {
+            name: "outcomes stay the same (I9)",
+            what: format!(
+                "T{} was told {:?} and, when it asked again, {:?}",
+                txn.id, txn.outcome, txn.asked
+            ),
+            txns: vec![txn.id],
+        })
+    })
+}
+
+/// `T1 and T2`.
+pub(super) fn all_of(txns: &[usize]) -> String {
+    let names: BTreeSet<String> = txns.iter().map(|txn| format!("T{txn}")).collect();
+    names.into_iter().collect::<Vec<_>>().join(" and ")
+}

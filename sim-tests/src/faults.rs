@@ -14,7 +14,9 @@ use turmoil::Sim;
 use crate::cluster::{Cluster, Role, Shared};
 use crate::seams::derive;
 
+mod disks;
 mod links;
+mod processes;
 
 use links::{Cut, Links};
 
@@ -32,6 +34,12 @@ enum Kind {
     Hold,
     Slow,
     ClockJump,
+    Pause,
+    DiskFull,
+    DiskError,
+    DiskSlow,
+    PowerCut,
+    DiskLoss,
 }
 
 impl fmt::Display for Kind {
@@ -44,6 +52,9 @@ impl fmt::Display for Kind {
 #[derive(Debug)]
 enum Repair {
     Start(usize),
+    Resume(usize),
+    Room(usize),
+    DiskSpeed,
     Uncut(u64),
     Speed,
 }
@@ -60,6 +71,8 @@ pub struct Faults {
     /// Nodes that are down, or going down, by index.
     down: Vec<bool>,
     active: bool,
+    /// A disk was lost already.
+    has_lost_disk: bool,
     /// How many faults of each kind there were.
     counts: BTreeMap<String, u64>,
 }
@@ -78,6 +91,7 @@ impl Faults {
             repairs: Vec::new(),
             next_flush: Duration::ZERO,
             active: false,
+            has_lost_disk: false,
             counts: BTreeMap::new(),
         }
     }
@@ -101,6 +115,12 @@ impl Faults {
             (Kind::Hold, faults.hold),
             (Kind::Slow, faults.slow),
             (Kind::ClockJump, faults.clock_jump),
+            (Kind::Pause, faults.pause),
+            (Kind::DiskFull, faults.disk_full),
+            (Kind::DiskError, faults.disk_error),
+            (Kind::DiskSlow, faults.disk_slow),
+            (Kind::PowerCut, faults.power_cut),
+            (Kind::DiskLoss, faults.disk_loss),
         ];
         let now = self.shared.time.elapsed();
         for (kind, mean) in kinds {
@@ -124,6 +144,7 @@ impl Faults {
     /// What breaks and what is repaired at this time.
     pub fn step(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
         let now = self.shared.time.elapsed();
+        self.watch(sim, cluster);
         let (due, later) = std::mem::take(&mut self.repairs)
             .into_iter()
             .partition(|(at, _)| *at <= now);
@@ -166,6 +187,11 @@ impl Faults {
         match kind {
             Kind::Crash => self.take_down(sim, cluster, kind, 1),
             Kind::Restart => self.take_down(sim, cluster, kind, 1),
+            Kind::Pause => self.pause(cluster),
+            Kind::DiskFull | Kind::DiskError | Kind::DiskSlow | Kind::PowerCut => {
+                self.break_disk(kind, cluster);
+            }
+            Kind::DiskLoss => self.lose_disk(sim, cluster),
             Kind::PowerLoss => {
                 let all = self.down.len();
                 let many = *[1, 1, 2, 4, all].choose(&mut self.rng).unwrap_or(&1);
@@ -209,73 +235,25 @@ impl Faults {
         }
     }
 
-    /// Stops up to `many` nodes in the way of `kind`.
-    fn take_down(&mut self, sim: &mut Sim<'_>, cluster: &Cluster, kind: Kind, many: usize) {
-        let up = (0..self.down.len()).filter(|index| !self.down.get(*index).copied().unwrap_or(true));
-        let mut up: Vec<usize> = up.collect();
-        up.shuffle(&mut self.rng);
-        // A power loss may take everything; dead processes stay below the plan's bound.
-        let room = match kind {
-            Kind::PowerLoss => many,
-            _ => many.min(
-                self.shared
-                    .plan
-                    .faults
-                    .max_down
-                    .saturating_sub(self.down.len() - up.len()),
-            ),
-        };
-        let now = self.shared.time.elapsed();
-        let mean = *[50, 500, 3_000].choose(&mut self.rng).unwrap_or(&500);
-        for index in up.into_iter().take(room) {
-            let Some(node) = cluster.nodes.get(index) else {
-                continue;
-            };
-            self.count(format!("{kind} {}", node.role));
-            tracing::info!(node = node.name(), "fault: {kind}");
-            match kind {
-                Kind::Restart => node.ask_to_stop(),
-                Kind::PowerLoss => {
-                    // Without the last words that the system of a dead process says on its connections.
-                    self.links.isolate(sim, index, true);
-                    sim.crash(node.name());
-                    let survives = self.shared.plan.faults.unsynced_survives;
-                    node.disk.power_failed(&mut self.rng, survives);
-                    self.links.isolate(sim, index, false);
-                }
-                _ => {
-                    sim.crash(node.name());
-                    node.disk.process_died(&mut self.rng);
-                }
-            }
-            if let Some(down) = self.down.get_mut(index) {
-                *down = true;
-            }
-            // A process that was asked to stop has some time for it, and is killed when it takes longer.
-            let grace = if kind == Kind::Restart {
-                Duration::from_secs(4)
-            } else {
-                Duration::ZERO
-            };
-            let until = now + grace + spread(&mut self.rng, Duration::from_millis(mean));
-            self.repairs.push((until, Repair::Start(index)));
-        }
-    }
-
     fn repair(&mut self, sim: &mut Sim<'_>, cluster: &Cluster, repair: &Repair) {
         match repair {
-            Repair::Start(index) => {
-                let Some(node) = cluster.nodes.get(*index) else {
-                    return;
-                };
-                if sim.is_host_running(node.name()) {
-                    // It did not stop in time.
-                    sim.crash(node.name());
-                    node.disk.process_died(&mut self.rng);
+            Repair::Start(index) => self.start(sim, cluster, *index),
+            Repair::Resume(index) => {
+                if let Some(node) = cluster.nodes.get(*index) {
+                    tracing::info!(node = node.name(), "repaired: goes on");
+                    node.resume();
                 }
-                sim.bounce(node.name());
-                if let Some(down) = self.down.get_mut(*index) {
-                    *down = false;
+            }
+            Repair::Room(index) => {
+                if let Some(node) = cluster.nodes.get(*index) {
+                    tracing::info!(node = node.name(), "repaired: room on the disk");
+                    node.disk.has_room();
+                }
+            }
+            Repair::DiskSpeed => {
+                tracing::info!("repaired: speed of disks");
+                for node in &cluster.nodes {
+                    node.disk.slow_down(Duration::ZERO);
                 }
             }
             Repair::Uncut(id) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -70,7 +71,11 @@ pub fn run(seed: u64, mutation: Option<Mutation>, options: &trace::Options) -> R
     let options = options.clone();
     let body = move || {
         seams::set_random(seams::derive(seed, "libc"));
-        simulate(Plan::new(seed, mutation), &options).map_err(|error| error.to_string())
+        let simulation = AssertUnwindSafe(|| simulate(Plan::new(seed, mutation), &options));
+        match catch_unwind(simulation) {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the simulation panicked: {}", trace::panics().join("; "))),
+        }
     };
     let thread = std::thread::Builder::new()
         .name("simulation".to_owned())
@@ -88,10 +93,7 @@ fn simulate(plan: Plan, options: &trace::Options) -> turmoil::Result<Report> {
     let mut sim = build(&plan, &time);
     let shared = Shared::new(plan, time, trace.clone());
     let cluster = Cluster::new(&shared);
-    for node in &cluster.nodes {
-        let node = node.clone();
-        sim.host(node.name().to_owned(), move || node.clone().run());
-    }
+    cluster.start(&mut sim);
     let workload = Workload::new(&shared);
     workload.start(&mut sim, &shared);
     let mut world = World {
@@ -209,6 +211,7 @@ impl World {
         self.shared.time.set(self.sim.elapsed());
         self.faults.step(&mut self.sim, &self.cluster);
         let stepped = self.sim.step();
+        self.cluster.turn();
         let panics = trace::panics();
         if !panics.is_empty() {
             return Err(Violation::new("no panic", panics.join("; "), []));

@@ -8,6 +8,7 @@ mod memory;
 mod real;
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -33,6 +34,11 @@ pub trait Files: Send + Sync + 'static {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
     /// The file's full name, for messages.
     fn describe(&self, name: &str) -> String;
+    /// How long a group of records takes, where that is to be waited for without blocking the thread: on simulated disks. A
+    /// real disk takes its time within the calls.
+    fn delay(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// One file. All positions and lengths in bytes.

@@ -16,6 +16,7 @@ mod segments;
 
 use meridian_types::mutation::{Rule, is_broken};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -72,6 +73,11 @@ impl Wal {
         let result = self.try_append(records);
         self.is_failed |= matches!(result, Err(WriteError::Failed(_)));
         result
+    }
+
+    /// See [`Files::delay`].
+    pub fn delay(&self) -> Duration {
+        self.files.delay()
     }
 
     fn try_append(&mut self, records: &[Body]) -> Result<Vec<Location>, WriteError> {

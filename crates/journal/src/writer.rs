@@ -62,6 +62,10 @@ impl LogWriter {
         loop {
             match self.journal.next_work() {
                 Work::Write(group) => {
+                    let delay = self.wal.delay();
+                    if delay > Duration::ZERO {
+                        tokio::time::sleep(delay).await;
+                    }
                     self.write(group)?;
                     tokio::task::yield_now().await;
                 }

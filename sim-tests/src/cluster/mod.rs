@@ -1,11 +1,14 @@
-//! The cluster: five kinds of services, each on a host of its own, as separate processes are.
+//! The cluster: five kinds of services, each a process of its own on a host of its own.
 
 pub mod clock;
 pub mod disk;
 pub mod node;
+pub mod process;
+pub mod sockets;
 pub mod time;
 pub mod wire;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +18,9 @@ use std::time::Duration;
 use meridian_journal::{DiskIdentity, disk as registration};
 use meridian_types::{ClusterId, DiskId, NodeName};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use turmoil::Sim;
 use uuid::Uuid;
 
 use crate::mutation::World;
@@ -25,6 +30,7 @@ use crate::trace::Trace;
 use clock::SkewedClock;
 use disk::Disk;
 use node::Node;
+use sockets::Sockets;
 use time::SimTime;
 use wire::{Cuts, SimDialer};
 
@@ -109,10 +115,15 @@ impl Shared {
         })
     }
 
-    /// What `host` opens connections with.
-    pub fn dialer(&self, host: &str) -> SimDialer {
+    /// What a client opens connections with.
+    pub fn dialer(&self, client: &str) -> SimDialer {
+        self.dialer_of(client, None)
+    }
+
+    /// What the process behind these sockets opens connections with.
+    fn dialer_of(&self, host: &str, sockets: Option<Sockets>) -> SimDialer {
         let rng = StdRng::seed_from_u64(derive(self.plan.seed, &format!("dialer {host}")));
-        SimDialer::new(host, self.trace.clone(), self.cuts.clone(), rng)
+        SimDialer::new(host, sockets, self.trace.clone(), self.cuts.clone(), rng)
     }
 
     /// Something happened that must not.
@@ -134,6 +145,8 @@ impl Shared {
 pub struct Cluster {
     /// In the order of their roles.
     pub nodes: Vec<Rc<Node>>,
+    /// In which order processes have their turn, if the plan wants a random one.
+    order: Option<RefCell<StdRng>>,
 }
 
 impl Cluster {
@@ -146,7 +159,31 @@ impl Cluster {
                 nodes.push(Rc::new(new_node(shared, role, name, &mut rng)));
             }
         }
-        Self { nodes }
+        let order = StdRng::seed_from_u64(derive(shared.plan.seed, "order"));
+        Self {
+            nodes,
+            order: shared.plan.random_order.then(|| RefCell::new(order)),
+        }
+    }
+
+    /// Puts the nodes on the network and starts their processes.
+    pub fn start(&self, sim: &mut Sim<'_>) {
+        for node in &self.nodes {
+            let sockets = node.sockets.clone();
+            sim.host(node.name().to_owned(), move || sockets.clone().run());
+            node.start();
+        }
+    }
+
+    /// One step of every process.
+    pub fn turn(&self) {
+        let mut order: Vec<&Rc<Node>> = self.nodes.iter().collect();
+        if let Some(rng) = &self.order {
+            order.shuffle(&mut *rng.borrow_mut());
+        }
+        for node in order {
+            node.turn();
+        }
     }
 }
 
@@ -167,7 +204,7 @@ fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -
         rejoining: false,
     };
     if role == Role::Journal
-        && let Err(error) = registration::initialise_in(&disk.honest_files(), &identity)
+        && let Err(error) = registration::initialise_in(&disk.directory(), &identity)
     {
         shared.alarm(format!("{name}: the disk cannot be registered: {error}"));
     }

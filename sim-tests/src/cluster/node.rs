@@ -1,4 +1,4 @@
-//! One node: the real service on a simulated host, started by its own `start`.
+//! One node: the real service, started by its own `start`, as a process on a simulated host.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,8 +18,23 @@ use tonic::service::RoutesBuilder;
 
 use super::clock::SkewedClock;
 use super::disk::Disk;
+use super::process::Process;
+use super::sockets::Sockets;
 use super::{REGION, Role, Shared, wire};
 use crate::seams::derive;
+
+/// What is known of a loss of a journal node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Loss {
+    #[default]
+    None,
+    /// Something is gone; the node does not know yet.
+    Expected,
+    /// The node noticed.
+    Refused,
+    /// An operator said that it may begin anew.
+    MayBeginAnew,
+}
 
 /// A node, running or not.
 pub struct Node {
@@ -31,7 +46,13 @@ pub struct Node {
     pub clock: Arc<SkewedClock>,
     /// Outlives its process.
     pub disk: Disk,
+    /// Those of its operating system.
+    pub sockets: Sockets,
     shared: Rc<Shared>,
+    /// `None` while it is down.
+    process: RefCell<Option<Process>>,
+    is_paused: Cell<bool>,
+    loss: Cell<Loss>,
     /// How often it was started: each process draws other random numbers.
     starts: Cell<u64>,
     /// Asks the present process to stop.
@@ -52,7 +73,11 @@ impl Node {
             identity,
             clock,
             disk,
+            sockets: Sockets::default(),
             shared,
+            process: RefCell::default(),
+            is_paused: Cell::default(),
+            loss: Cell::default(),
             starts: Cell::new(0),
             stop: RefCell::default(),
         }
@@ -68,18 +93,89 @@ impl Node {
         self.stop.borrow().cancel();
     }
 
-    /// The process: ends when it was asked to stop, or when its service cannot go on.
-    pub async fn run(self: Rc<Self>) -> turmoil::Result {
+    /// Starts a new process.
+    pub fn start(self: &Rc<Self>) {
+        self.is_paused.set(false);
+        self.disk.process_starts();
         self.starts.set(self.starts.get() + 1);
         let stop = CancellationToken::new();
         self.stop.replace(stop.clone());
+        match Process::new(self.clone().run(stop)) {
+            Ok(process) => drop(self.process.replace(Some(process))),
+            Err(error) => self.shared.alarm(format!("{}: no runtime: {error}", self.name())),
+        }
+    }
+
+    /// The process dies, paused or not.
+    pub fn kill(&self) {
+        self.sockets.close();
+        self.process.replace(None);
+    }
+
+    /// The process gets no turn until [`Node::resume`], but may be killed.
+    pub fn pause(&self) {
+        self.is_paused.set(true);
+    }
+
+    /// Whether it gets no turn.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.get()
+    }
+
+    /// It goes on where it was.
+    pub fn resume(&self) {
+        self.is_paused.set(false);
+    }
+
+    /// Its disk lost something: it may refuse to start, and is expected to.
+    pub fn expect_refusal(&self) {
+        self.loss.set(Loss::Expected);
+    }
+
+    /// Whether it refused its disk and was not told yet what to do; then it is told to begin anew.
+    pub fn is_told_to_begin_anew(&self) -> bool {
+        let has_refused = self.loss.get() == Loss::Refused;
+        if has_refused {
+            self.loss.set(Loss::MayBeginAnew);
+        }
+        has_refused
+    }
+
+    /// Whether it has a process, paused or not.
+    pub fn is_running(&self) -> bool {
+        self.process.borrow().is_some()
+    }
+
+    /// One step.
+    pub fn turn(&self) {
+        let _span = tracing::info_span!("node", name = self.name()).entered();
+        let goes_on = match self.process.borrow_mut().as_mut() {
+            Some(process) if self.is_paused.get() => {
+                process.miss_turn();
+                true
+            }
+            Some(process) => process.turn(),
+            None => true,
+        };
+        if !goes_on {
+            self.kill();
+        }
+    }
+
+    /// The process: ends when it was asked to stop, or when its service cannot go on.
+    async fn run(self: Rc<Self>, stop: CancellationToken) {
         tracing::info!(start = self.starts.get(), "process starts");
         match self.serve(stop).await {
             Ok(()) => tracing::info!("process ends"),
-            // No plan damages a disk or takes its room, so nothing may give up.
+            Err(failure) if self.loss.get() == Loss::Expected => {
+                tracing::info!(%failure, "refuses its disk");
+                self.loss.set(Loss::Refused);
+            }
+            Err(failure) if self.disk.excuses_failure() => {
+                tracing::info!(%failure, "gives up, and may: its disk gave it reason to");
+            }
             Err(failure) => self.shared.alarm(format!("{} gave up: {failure}", self.name())),
         }
-        Ok(())
     }
 
     async fn serve(&self, stop: CancellationToken) -> Result<(), ServiceFailure> {
@@ -91,7 +187,7 @@ impl Node {
             self.shared.plan.seed,
             &format!("{} {}", self.name(), self.starts.get()),
         );
-        let dialer = Arc::new(self.shared.dialer(self.name()));
+        let dialer = Arc::new(self.shared.dialer_of(self.name(), Some(self.sockets.clone())));
         let network = Network::new(&identity, LocalNodes::default(), dialer);
         let env = Env::new(
             identity.node.clone(),
@@ -104,7 +200,7 @@ impl Node {
         // Held as long as the node lives: its services watch it.
         let (_map, map) = watch::channel(Arc::new(RangeMap::single(candidates)));
         let owners = Owners::new(network, map.clone());
-        let started = self.start(env, owners, map, stop.clone()).await?;
+        let started = self.start_service(env, owners, map, stop.clone()).await?;
         let report = NodeReport::new(
             identity.clone(),
             REGION.to_owned(),
@@ -120,8 +216,7 @@ impl Node {
             role: "process",
             what,
         };
-        let incoming = wire::accept(self.name().into(), self.shared.trace.clone()).await;
-        let incoming = incoming.map_err(|error| failed(format!("cannot listen: {error}")))?;
+        let incoming = wire::accept(self.name().into(), &self.sockets, self.shared.trace.clone());
         // Served until the service has stopped: while it stops it still talks to others.
         let served = CancellationToken::new();
         let server = tokio::spawn(meridian_rpc::serve(
@@ -139,7 +234,7 @@ impl Node {
         }
     }
 
-    async fn start(
+    async fn start_service(
         &self,
         env: Env,
         owners: Owners,
@@ -150,7 +245,12 @@ impl Node {
         match self.role {
             Role::Journal => {
                 let config = self.journal_config();
-                let (identity, files) = (self.identity.clone(), self.disk.files());
+                let files = self.disk.files();
+                // A disk that was replaced has another identity than the first one.
+                let identity = match meridian_journal::disk::load_from(&self.disk.directory()) {
+                    Ok(present) => present,
+                    Err(_) => self.identity.clone(),
+                };
                 let started = meridian_journal::start(config, env, identity, journals, files, stop);
                 started.await.map_err(ServiceFailure::from)
             }
@@ -179,6 +279,7 @@ impl Node {
         meridian_journal::Config {
             segment_bytes: self.shared.plan.segment_bytes,
             writer: Writer::Task,
+            replace_lost_disk: self.loss.get() == Loss::MayBeginAnew,
             ..meridian_journal::Config::default()
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use hyper_util::rt::TokioIo;
 use meridian_rpc::network::tuned;
@@ -18,12 +18,10 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tonic::transport::{Channel, Endpoint};
-use turmoil::net::{TcpListener, TcpStream};
+use turmoil::net::TcpStream;
 
+use super::sockets::{PORT, Sockets};
 use crate::trace::Trace;
-
-/// Every node is served here, on its own host.
-const PORT: u16 = 7400;
 
 /// How connections break by themselves. Shared by the whole run.
 #[derive(Clone)]
@@ -34,10 +32,12 @@ pub struct Cuts {
     pub active: Arc<AtomicBool>,
 }
 
-/// Opens connections from one node.
+/// Opens connections from one node or client.
 #[derive(Clone)]
 pub struct SimDialer {
     from: Arc<str>,
+    /// `None`: who dials lives on the host of the simulated network itself, as clients do.
+    sockets: Option<Sockets>,
     trace: Trace,
     cuts: Cuts,
     rng: Arc<Mutex<StdRng>>,
@@ -45,9 +45,10 @@ pub struct SimDialer {
 
 impl SimDialer {
     /// What `from` dials with.
-    pub fn new(from: &str, trace: Trace, cuts: Cuts, rng: StdRng) -> Self {
+    pub fn new(from: &str, sockets: Option<Sockets>, trace: Trace, cuts: Cuts, rng: StdRng) -> Self {
         Self {
             from: from.into(),
+            sockets,
             trace,
             cuts,
             rng: Arc::new(Mutex::new(rng)),
@@ -66,7 +67,10 @@ impl SimDialer {
     }
 
     async fn connect(&self, host: Arc<str>) -> io::Result<Wire> {
-        let stream = TcpStream::connect((host.to_string(), PORT)).await?;
+        let stream = match &self.sockets {
+            Some(sockets) => Io::new(sockets.connect(host.clone()).await?),
+            None => Io::new(TcpStream::connect((host.to_string(), PORT)).await?),
+        };
         Ok(Wire {
             stream: Some(stream),
             from: self.from.clone(),
@@ -94,7 +98,7 @@ impl Dialer for SimDialer {
 /// One end of a connection.
 struct Wire {
     /// `None` once it broke.
-    stream: Option<TcpStream>,
+    stream: Option<Io>,
     from: Arc<str>,
     to: Arc<str>,
     trace: Trace,
@@ -104,7 +108,7 @@ struct Wire {
 
 impl Wire {
     /// The stream, unless the connection breaks now: then what is under way in it is lost.
-    fn poll_stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut Io>> {
         if let Some(breaks) = &mut self.breaks
             && breaks.as_mut().poll(cx).is_ready()
         {
@@ -151,27 +155,16 @@ impl AsyncWrite for Wire {
 }
 
 /// Connections from others to `node`, as they come.
-pub async fn accept(node: Arc<str>, trace: Trace) -> io::Result<BoxStream<'static, io::Result<Io>>> {
-    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
-    Ok(Box::pin(incoming(listener, node, trace)))
-}
-
-fn incoming(
-    listener: TcpListener,
-    node: Arc<str>,
-    trace: Trace,
-) -> impl Stream<Item = io::Result<Io>> + Send {
-    futures::stream::unfold((listener, node, trace), |(listener, node, trace)| async move {
-        let accepted = listener.accept().await.map(|(stream, peer)| {
-            Io::new(Wire {
-                stream: Some(stream),
-                from: node.clone(),
-                to: peer.to_string().into(),
-                trace: trace.clone(),
-                breaks: None,
-                cuts: Arc::default(),
-            })
-        });
-        Some((accepted, (listener, node, trace)))
-    })
+pub fn accept(node: Arc<str>, sockets: &Sockets, trace: Trace) -> BoxStream<'static, io::Result<Io>> {
+    let accepted = sockets.listen().map(move |(stream, peer)| {
+        Ok(Io::new(Wire {
+            stream: Some(Io::new(stream)),
+            from: node.clone(),
+            to: peer.into(),
+            trace: trace.clone(),
+            breaks: None,
+            cuts: Arc::default(),
+        }))
+    });
+    accepted.boxed()
 }

@@ -26,6 +26,19 @@ pub struct Faults {
     pub slow: Option<Duration>,
     /// Clocks jump within their bound.
     pub clock_jump: Option<Duration>,
+    /// A process gets no turn for a while, and then goes on.
+    pub pause: Option<Duration>,
+    /// A journal node's disk has no room for a while.
+    pub disk_full: Option<Duration>,
+    /// A journal node's disk fails with EIO: the node stops, and starts again.
+    pub disk_error: Option<Duration>,
+    /// Disks of journal nodes are slow for a while.
+    pub disk_slow: Option<Duration>,
+    /// A journal node loses its power in the middle of a sync.
+    pub power_cut: Option<Duration>,
+    /// A journal node's disk is lost, or damaged and found out, and replaced: once in a run, because more than one at
+    /// a time is more than the protocol promises to bear.
+    pub disk_loss: Option<Duration>,
     /// Connections live this long on average, then break with everything under way.
     pub cut: Option<Duration>,
     /// How many processes may be down at once.
@@ -52,6 +65,12 @@ impl Faults {
             &mut faults.slow,
             &mut faults.clock_jump,
             &mut faults.cut,
+            &mut faults.pause,
+            &mut faults.disk_full,
+            &mut faults.disk_error,
+            &mut faults.disk_slow,
+            &mut faults.power_cut,
+            &mut faults.disk_loss,
         ];
         // Some runs are calm but for one kind, some have all of them.
         let share = *pick(rng, &[0.15, 0.4, 0.8]);

@@ -25,14 +25,19 @@ impl Mutation {
             }
             Self::World(World::CommitWaitSkipped | World::UncertaintyWaitSkipped)
             | Self::Rule(Rule::CommitWait | Rule::UncertaintyWait | Rule::StartLatest) => {
-                ("clock jumps", clock_jumps)
+                ("clocks far apart that jump, a lead, busy clients", clocks_apart)
             }
             Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
-            Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => {
-                ("clock jumps, a short lease, dying adjudicators", short_lease)
+            Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => (
+                "a lead tuned to spells of slowness, a short lease, crashes",
+                fast_takeovers,
+            ),
+            Self::Rule(Rule::ReleaseFloor) => {
+                ("a lead tuned to spells of slowness, restarts", fast_handovers)
             }
-            Self::Rule(Rule::ReleaseFloor) => ("clock jumps, restarts", restarts),
-            Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow) => ("crashes", crashes),
+            Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow | Rule::AtomicApply) => {
+                ("crashes", crashes)
+            }
             Self::Rule(Rule::DurableBar | Rule::AttemptBar) => {
                 ("connections break, partitions, long deadlines", doubts)
             }
@@ -43,8 +48,10 @@ impl Mutation {
                 | Rule::StaleAppend
                 | Rule::LogChoice
                 | Rule::Quorum,
-            ) => ("crashes and partitions without a pause", takeovers),
-            Self::Rule(Rule::AtomicApply) => ("crashes", crashes),
+            ) => (
+                "a slow network, crashes and partitions without a pause",
+                takeovers,
+            ),
             _ => return None,
         };
         Some(Bias { says, apply })
@@ -56,27 +63,35 @@ fn power_losses(plan: &mut Plan) {
     plan.faults.unsynced_survives = 0.0;
 }
 
-fn clock_jumps(plan: &mut Plan) {
+fn clocks_apart(plan: &mut Plan) {
     plan.faults.clock_jump = Some(Duration::from_secs(1));
+    plan.clock_bound = Duration::from_millis(50);
+    plan.lead_ms = Some(40);
+    plan.latency = (Duration::ZERO, Duration::from_millis(5));
+    plan.think = Duration::from_millis(5);
+    plan.keys = 3;
 }
 
 fn little_memory(plan: &mut Plan) {
     plan.recent_bytes = 1 << 10;
 }
 
-fn short_lease(plan: &mut Plan) {
-    plan.faults.clock_jump = Some(Duration::from_secs(1));
-    plan.faults.crash = Some(Duration::from_millis(700));
-    plan.clock_bound = Duration::from_millis(50);
-    plan.lease_ms = 300;
+/// An owner that has seen slowness closes far ahead; its successor has not, and begins without a lead.
+fn tuned_lead(plan: &mut Plan) {
+    plan.latency = (Duration::ZERO, Duration::from_millis(2));
+    plan.faults.slow = Some(Duration::from_millis(1_500));
     plan.lead_ms = None;
 }
 
-fn restarts(plan: &mut Plan) {
-    plan.faults.clock_jump = Some(Duration::from_secs(1));
-    plan.faults.restart = Some(Duration::from_millis(700));
-    plan.clock_bound = Duration::from_millis(50);
-    plan.lead_ms = None;
+fn fast_takeovers(plan: &mut Plan) {
+    tuned_lead(plan);
+    plan.faults.crash = Some(Duration::from_millis(400));
+    plan.lease_ms = 300;
+}
+
+fn fast_handovers(plan: &mut Plan) {
+    tuned_lead(plan);
+    plan.faults.restart = Some(Duration::from_millis(400));
 }
 
 fn crashes(plan: &mut Plan) {
@@ -92,6 +107,7 @@ fn doubts(plan: &mut Plan) {
 }
 
 fn takeovers(plan: &mut Plan) {
+    plan.latency = (Duration::from_millis(5), Duration::from_millis(60));
     plan.faults.crash = Some(Duration::from_millis(400));
     plan.faults.partition = Some(Duration::from_millis(800));
     plan.faults.oneway = Some(Duration::from_millis(800));

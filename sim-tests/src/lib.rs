@@ -14,6 +14,7 @@
 //! | `cluster` | one node's services on simulated network, disk and clock |
 //! | `faults` | what breaks when, and its repair |
 //! | `workload`, `history` | what clients do, and what they saw |
+//! | `events` | what services logged of the protocol |
 //! | `invariants` | one file each, headed by its formal statement |
 //! | `checker` | dependency graphs of transactions |
 //! | `mutation`, `table` | rules broken on purpose, and how many seeds each takes to be caught |
@@ -27,6 +28,7 @@ pub mod checker;
 pub mod cluster;
 pub mod document;
 pub mod driver;
+pub mod events;
 pub mod faults;
 pub mod history;
 pub mod invariants;

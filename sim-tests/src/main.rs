@@ -140,6 +140,9 @@ fn print_violations(report: &Report, mutation: Option<Mutation>) {
             "{}",
             driver::violated(violation.invariant, count, &violation.what)
         );
+        for line in violation.excerpt.iter().take(12) {
+            println!("  {line}");
+        }
         let shown = report.txns.iter().filter(|txn| violation.txns.contains(&txn.id));
         for txn in shown.take(6) {
             println!("  {txn}");

@@ -237,11 +237,14 @@ impl World {
         } else {
             Vec::new()
         };
+        let (events, unreadable) = trace.take_events();
         let evidence = Evidence {
             plan: &self.shared.plan,
             txns: &txns,
             audit: audit.filter(|_| is_done),
             stores: &stores,
+            events: &events,
+            unreadable: &unreadable,
         };
         self.violations.extend(invariants::check(&evidence));
         for violation in &self.violations {
@@ -249,6 +252,11 @@ impl World {
         }
         let simulated = self.sim.elapsed();
         let faults = self.faults.counts().clone();
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for happened in &events {
+            *counts.entry(happened.event.name()).or_default() += 1;
+        }
+        tracing::info!(?counts, "logged of the protocol");
         tracing::info!(?simulated, ?faults, "ends");
         let (digest, lines) = trace.digest();
         Report {

@@ -1,7 +1,7 @@
 //! The log of a simulation: lines with simulated time and node, hashed, and written out if somebody wants to read.
 //!
 //! Two runs of a seed are the same run when their hashes are: every log line of the services at level debug and
-//! every byte on every wire goes in.
+//! every byte on every wire goes in. So does what services log of the protocol, which is kept as well, as events.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -10,6 +10,8 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufWriter, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use meridian_protocol::events::TARGET;
+use meridian_types::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -18,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, filter};
 
 use crate::cluster::time::SimTime;
+use crate::events::{self, Fields, Happened};
 
 /// What a reader wants to see.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +43,9 @@ struct Inner {
     lines: u64,
     print: Option<Level>,
     file: Option<BufWriter<File>>,
+    events: Vec<Happened>,
+    /// Why events could not be read.
+    unreadable: Vec<String>,
 }
 
 impl Trace {
@@ -51,6 +57,8 @@ impl Trace {
             lines: 0,
             print: options.print,
             file: file.map(BufWriter::new),
+            events: Vec::new(),
+            unreadable: Vec::new(),
         };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -75,7 +83,8 @@ impl Trace {
         // The span that names the node.
         let filter = filter::Targets::new()
             .with_targets(wanted)
-            .with_target("turmoil", Level::INFO);
+            .with_target("turmoil", Level::INFO)
+            .with_target(TARGET, Level::TRACE);
         let layer = Lines(self.clone()).with_filter(filter);
         tracing::subscriber::set_default(Registry::default().with(layer))
     }
@@ -107,15 +116,44 @@ impl Trace {
         (inner.hasher.finish(), inner.lines)
     }
 
+    /// What services logged of the protocol so far, and why some of it could not be read.
+    pub fn take_events(&self) -> (Vec<Happened>, Vec<String>) {
+        let mut inner = self.lock();
+        (
+            std::mem::take(&mut inner.events),
+            std::mem::take(&mut inner.unreadable),
+        )
+    }
+
+    fn event(&self, node: &Arc<str>, fields: &Fields) {
+        let mut inner = self.lock();
+        fields.hash_into(&mut inner.hasher);
+        let event = match events::read(fields) {
+            Ok(event) => event,
+            Err(why) => return inner.unreadable.push(format!("{node}: {why}")),
+        };
+        let happened = Happened {
+            node: node.clone(),
+            at: self.time.elapsed(),
+            now: Timestamp(self.time.epoch_ns()),
+            event,
+        };
+        let is_printed = inner.print.is_some_and(|wanted| wanted >= Level::DEBUG);
+        if is_printed || inner.file.is_some() {
+            let line = happened.to_string();
+            inner.print(&line, is_printed);
+            inner.write(&line);
+        }
+        inner.events.push(happened);
+    }
+
     fn line(&self, level: Level, line: &str) {
         let line = format!("{} {line}", self.time);
         let mut inner = self.lock();
         inner.lines += 1;
         inner.hasher.write(line.as_bytes());
-        if inner.print.is_some_and(|wanted| level <= wanted) {
-            // A reader who has seen enough closes the pipe.
-            let _ = writeln!(std::io::stdout(), "{line}");
-        }
+        let is_printed = inner.print.is_some_and(|wanted| level <= wanted);
+        inner.print(&line, is_printed);
         inner.write(&line);
     }
 
@@ -125,6 +163,13 @@ impl Trace {
 }
 
 impl Inner {
+    fn print(&self, line: &str, is_printed: bool) {
+        if is_printed {
+            // A reader who has seen enough closes the pipe.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }
+
     fn write(&mut self, line: &str) {
         if let Some(file) = &mut self.file {
             let _ = writeln!(file, "{line}");
@@ -133,7 +178,7 @@ impl Inner {
 }
 
 /// The name of the node whose turn it is, kept with turmoil's span.
-struct NodeSpan(String);
+struct NodeSpan(Arc<str>);
 
 struct Lines(Trace);
 
@@ -145,23 +190,29 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let mut name = Name::default();
         attributes.record(&mut name);
         if let Some(span) = ctx.span(id) {
-            span.extensions_mut().insert(NodeSpan(name.0));
+            span.extensions_mut().insert(NodeSpan(name.0.into()));
         }
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut node = String::from("-");
+        let mut node = None;
         if let Some(scope) = ctx.event_scope(event) {
             for span in scope {
                 if let Some(NodeSpan(name)) = span.extensions().get::<NodeSpan>() {
-                    node.clone_from(name);
+                    node = Some(name.clone());
                 }
             }
         }
+        let node = node.unwrap_or_else(|| "-".into());
+        if metadata.target() == TARGET {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            return self.0.event(&node, &fields);
+        }
         let target = metadata.target().trim_start_matches("meridian_");
         let mut line = format!("{node:<13} {:<5} {target}:", metadata.level());
-        event.record(&mut Fields(&mut line));
+        event.record(&mut Text(&mut line));
         self.0.line(*metadata.level(), &line);
     }
 }
@@ -177,9 +228,9 @@ impl Visit for Name {
     }
 }
 
-struct Fields<'a>(&'a mut String);
+struct Text<'a>(&'a mut String);
 
-impl Visit for Fields<'_> {
+impl Visit for Text<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string does not fail.
         let _ = match field.name() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use meridian_protocol::events;
 use meridian_rpc::guard::{Identity, guarded};
 use meridian_rpc::{Env, Listener, ServiceFailure, Started};
 use meridian_types::{DiskId, NodeName, StreamId};
@@ -158,6 +159,15 @@ fn open_registered(
         node = %env.node, disk = %identity.disk_id, records = recovered.records, cut_bytes = recovered.cut_bytes,
         streams = streams.len(), "log recovered"
     );
+    let disk = identity.disk_id.0.as_u128();
+    tracing::trace!(target: events::TARGET, event = "mounted", disk);
+    for (id, stream) in &streams {
+        let (promised, last) = (stream.log.promised(), stream.log.last());
+        tracing::trace!(
+            target: events::TARGET, event = "recovered", stream = id.0, promised = promised.0, epoch = last.epoch.0,
+            lsn = last.lsn.0
+        );
+    }
     Ok((wal, streams))
 }
 

@@ -17,6 +17,7 @@
 //! | [`lease`], [`lead`] | when to renew a lease, how far ahead to commit | adjudicator |
 //! | [`visibility`] | what a read returns, what retention drops | storage |
 //! | [`clock_rules`] | what must be waited for, and which timestamps are absurd | all |
+//! | [`events`] | nothing: what services log of all this, for who judges it | all |
 //!
 //! Invariant: this crate knows nothing of tokio, tonic, rand or any clock; its manifest keeps it so.
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod clock_rules;
 pub mod closing;
 pub mod conflict;
 mod epoch_runs;
+pub mod events;
 pub mod fencing;
 pub mod lead;
 pub mod lease;

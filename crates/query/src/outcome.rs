@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::OutcomeResponse;
@@ -39,6 +40,9 @@ impl Processor {
             }
         }
         tracing::info!(txn = %token.txn, ?outcome, "outcome asked for");
+        if outcome == Outcome::Aborted {
+            log_told(&token, "aborted", Timestamp::ZERO);
+        }
         Ok(OutcomeResponse {
             outcome: outcome.into(),
             commit_timestamp: 0,
@@ -59,10 +63,13 @@ impl Processor {
         };
         let wait = meridian_clock::wait_until_past(&*self.env.clock, not_past);
         match tokio::time::timeout_at(deadline, wait).await {
-            Ok(()) => Ok(OutcomeResponse {
-                outcome: Outcome::Committed.into(),
-                commit_timestamp: commit.0,
-            }),
+            Ok(()) => {
+                log_told(&token, "committed", commit);
+                Ok(OutcomeResponse {
+                    outcome: Outcome::Committed.into(),
+                    commit_timestamp: commit.0,
+                })
+            }
             Err(_) => Err(KvError::OutcomeUnknown { token }),
         }
     }
@@ -91,4 +98,10 @@ impl Processor {
             }
         }
     }
+}
+
+fn log_told(token: &CommitToken, outcome: &str, commit: Timestamp) {
+    tracing::trace!(
+        target: events::TARGET, event = "told", txn = token.txn.0.as_u128(), outcome, commit = commit.0
+    );
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_types::mutation::{Rule, is_broken};
@@ -181,15 +182,33 @@ impl Txn {
                     why: format!("it began {:?} ago; begin again", now.since(self.begun_at)),
                 })
             }
-            Snapshot::Present => Ok(now),
-            Snapshot::At(at) => Ok(at),
+            Snapshot::Present => Ok(self.log_started(now, true)),
+            Snapshot::At(at) => Ok(self.log_started(at, false)),
             Snapshot::NotOlderThan(staleness) => {
                 let oldest = now.saturating_sub(staleness).max(min_start);
                 // What is closed already can be read without waiting; if nobody says so, the oldest allowed will do.
                 let closed = processor.storage.closed(deadline).await.unwrap_or(oldest);
-                Ok(closed.clamp(oldest, now))
+                Ok(self.log_started(closed.clamp(oldest, now), false))
             }
         }
+    }
+
+    fn log_started(&self, start: Timestamp, present: bool) -> Timestamp {
+        let txn = self.id.0.as_u128();
+        tracing::trace!(target: events::TARGET, event = "started", txn, start = start.0, present);
+        start
+    }
+
+    fn log_ended(&self, ending: &Ending) {
+        let (outcome, commit) = match ending {
+            Ok(committed) => ("committed", committed.commit),
+            Err(error) if error.is_definite() => ("aborted", Timestamp::ZERO),
+            Err(_) => ("unknown", Timestamp::ZERO),
+        };
+        tracing::trace!(
+            target: events::TARGET, event = "ended", txn = self.id.0.as_u128(), start = self.token().start.0, outcome,
+            commit = commit.0
+        );
     }
 
     /// Marks an operation under way until the guard is dropped; refused when the transaction is not open.
@@ -410,6 +429,7 @@ impl Txn {
             (buffer, reads, state.slot.take())
         };
         tracing::debug!(txn = %self.id, ending = ?ending, "transaction ended");
+        self.log_ended(&ending);
         self.ending.send_replace(Some(ending));
         // Freed outside of the lock; the slot tells the registry.
         drop(released);

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use meridian_protocol::events;
 use meridian_rpc::internal::journal_client::JournalClient;
 use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
 use meridian_rpc::{Env, KvError};
@@ -57,7 +58,14 @@ impl From<StoreError> for Left {
 
 impl Applier {
     pub fn new(shared: Arc<Shared>, env: Env, journals: Vec<NodeName>) -> Result<Self, StoreError> {
-        let intake = Intake::new(shared.store.progress()?);
+        let progress = shared.store.progress()?;
+        for stream in streams(&shared.owners.map()) {
+            let at = progress.get(&stream).copied().unwrap_or_default().position;
+            tracing::trace!(
+                target: events::TARGET, event = "restored", stream = stream.0, epoch = at.epoch.0, lsn = at.lsn.0
+            );
+        }
+        let intake = Intake::new(progress);
         let rng = env.rng();
         Ok(Self {
             shared,

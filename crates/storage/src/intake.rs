@@ -1,8 +1,10 @@
 //! What a feed says, checked and gathered into batches (R14, I3, I6). No I/O.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use meridian_protocol::closing::ClosedMap;
+use meridian_protocol::events;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::feed_event::Event;
 use meridian_rpc::internal::{Closure, Entry, FeedEvent, WriteSet};
@@ -93,6 +95,7 @@ impl Intake {
         }
         let kind = Kind::try_from(entry.kind).unwrap_or(Kind::Unspecified);
         let mut after = Progress { position, ..before };
+        let (versions, timestamp) = (self.gathered.batch.versions.len(), entry.timestamp);
         match kind {
             Kind::Commit => {
                 after.last_commit = Timestamp(entry.timestamp);
@@ -112,6 +115,10 @@ impl Intake {
                 )));
             }
         }
+        tracing::trace!(
+            target: events::TARGET, event = "applied", stream = stream.0, epoch = position.epoch.0,
+            lsn = position.lsn.0, commit = if kind == Kind::Commit { timestamp } else { 0 }, written = ?Keys(self.gathered.batch.versions.get(versions..).unwrap_or_default())
+        );
         self.progress.insert(stream, after);
         self.gathered.batch.progress.insert(stream, after);
         self.gathered.entries += 1;
@@ -163,9 +170,36 @@ impl Intake {
             }
         }
         let (range, x) = (RangeId(closure.range), Timestamp(closure.closed));
+        tracing::trace!(
+            target: events::TARGET, event = "complete", range = range.0, epoch = closure.epoch, x = x.0,
+            after = ?After(closure)
+        );
         self.promised.close(range, x);
         self.gathered.closures.push((range, x));
         Ok(())
+    }
+}
+
+/// The keys alone.
+struct Keys<'a>(&'a [VersionWrite]);
+
+impl fmt::Debug for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|write| &write.key))
+            .finish()
+    }
+}
+
+/// What a closure depends on, as its owner logs it.
+struct After<'a>(&'a Closure);
+
+impl fmt::Debug for After<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = self.0.after.iter();
+        f.debug_list()
+            .entries(after.map(|after| (StreamId(after.stream), Lsn(after.lsn))))
+            .finish()
     }
 }
 

@@ -37,6 +37,11 @@ impl SimTime {
         EPOCH_S * 1_000_000_000 + self.0.load(Ordering::Relaxed)
     }
 
+    /// When every simulation begins, in nanoseconds since the epoch.
+    pub fn begin_ns() -> u64 {
+        EPOCH_S * 1_000_000_000
+    }
+
     /// Since the beginning.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))

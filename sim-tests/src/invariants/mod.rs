@@ -1,18 +1,38 @@
-//! What must hold of a run, one file each, headed by its formal statement.
+//! What must hold of a run, one file each, headed by its formal statement and named as in the protocol's description.
+//!
+//! `clients` judges what clients saw. Everything else judges what services logged of the protocol
+//! ([`crate::events`]): it finds the broken rule itself, also where no client has noticed, and the events that show it.
 
-pub mod acknowledged;
-pub mod bank_total;
 pub mod clients;
-pub mod convergence;
-pub mod first_committer;
-pub mod isolation;
-pub mod recency;
-pub mod snapshots;
+pub mod coverage;
+pub mod durability;
+pub mod i1_recency;
+pub mod i2_first_committer_wins;
+pub mod i2s_serializable;
+pub mod i3_commits_rise;
+pub mod i4_atomicity;
+pub mod i5_promises;
+pub mod i6_reads_are_final;
+pub mod i7_committed_stays;
+pub mod i8_one_entry_per_lsn;
+pub mod i9_outcomes;
+mod log;
+pub mod r13_closures;
+pub mod r18_takeovers;
+pub mod r3_r4_waits;
+mod replica;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 
+use meridian_types::TxnId;
+
+use crate::events::Happened;
 use crate::history::Txn;
 use crate::plan::Plan;
+
+pub use log::{Log, StreamLog};
 
 /// A promise that was broken.
 #[derive(Clone, Debug)]
@@ -21,12 +41,16 @@ pub struct Violation {
     pub invariant: &'static str,
     /// How.
     pub what: String,
-    /// The transactions that show it.
+    /// The transactions that show it, by their place in the history.
     pub txns: Vec<usize>,
+    /// The events that show it, in order.
+    pub excerpt: Vec<String>,
+    /// The transactions that the events are about.
+    subjects: Vec<TxnId>,
 }
 
 impl Violation {
-    /// A broken promise.
+    /// A broken promise to clients.
     pub fn new(
         invariant: &'static str,
         what: impl Into<String>,
@@ -36,7 +60,36 @@ impl Violation {
             invariant,
             what: what.into(),
             txns: txns.into_iter().collect(),
+            excerpt: Vec::new(),
+            subjects: Vec::new(),
         }
+    }
+
+    /// A broken rule, shown by these events of the run.
+    pub fn shown(
+        invariant: &'static str,
+        what: impl Into<String>,
+        events: &[Happened],
+        shown_by: impl IntoIterator<Item = usize>,
+    ) -> Self {
+        let mut shown_by: Vec<usize> = shown_by.into_iter().collect();
+        shown_by.sort_unstable();
+        shown_by.dedup();
+        let shown: Vec<&Happened> = shown_by.iter().filter_map(|index| events.get(*index)).collect();
+        Self {
+            excerpt: shown.iter().map(ToString::to_string).collect(),
+            subjects: shown.iter().filter_map(|happened| happened.event.txn()).collect(),
+            ..Self::new(invariant, what, [])
+        }
+    }
+
+    /// Adds what clients saw of the transactions that the events are about.
+    fn find_txns(&mut self, txns: &[Txn]) {
+        if self.subjects.is_empty() {
+            return;
+        }
+        let is_subject = |txn: &&Txn| txn.token.is_some_and(|token| self.subjects.contains(&token.txn));
+        self.txns.extend(txns.iter().filter(is_subject).map(|txn| txn.id));
     }
 }
 
@@ -53,19 +106,36 @@ pub struct Evidence<'a> {
     pub audit: Option<&'a Txn>,
     /// What the storage nodes hold.
     pub stores: &'a [(String, Content)],
+    /// What services logged of the protocol.
+    pub events: &'a [Happened],
+    /// Why some of that could not be read.
+    pub unreadable: &'a [String],
 }
 
 /// Everything that was broken.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
-    let checks = [
-        bank_total::check,
-        clients::check,
-        acknowledged::check,
-        isolation::check,
-        first_committer::check,
-        snapshots::check,
-        recency::check,
-        convergence::check,
+    let log = Log::new(evidence.events);
+    let rules = [
+        i1_recency::check,
+        i2_first_committer_wins::check,
+        i2s_serializable::check,
+        i3_commits_rise::check,
+        i4_atomicity::check,
+        i5_promises::check,
+        i6_reads_are_final::check,
+        i7_committed_stays::check,
+        i8_one_entry_per_lsn::check,
+        i9_outcomes::check,
+        r3_r4_waits::check,
+        r13_closures::check,
+        r18_takeovers::check,
+        durability::check,
     ];
-    checks.iter().flat_map(|check| check(evidence)).collect()
+    let mut violations = coverage::check(evidence);
+    violations.extend(rules.iter().flat_map(|check| check(&log)));
+    for violation in &mut violations {
+        violation.find_txns(evidence.txns);
+    }
+    violations.extend(clients::check(evidence));
+    violations
 }

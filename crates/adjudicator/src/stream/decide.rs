@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{CommitRequest, Decision, Refusal};
+use meridian_protocol::events;
 use meridian_types::Attempt;
 use tokio::time::Instant;
 
@@ -142,7 +143,11 @@ impl Owner {
         let txn = attempt.txn;
         match self.adjudication.decide(&request, now, lead) {
             Decision::Commit { commit, lsn } => {
-                tracing::trace!(%txn, stream = %self.stream, %commit, %lsn, "decided");
+                tracing::trace!(
+                    target: events::TARGET, event = "decided", stream = self.stream.0,
+                    epoch = self.replication.epoch().0, lsn = lsn.0, txn = txn.0.as_u128(), attempt = attempt.number,
+                    start = start.0, commit = commit.0, ?written, checked = ?reads
+                );
                 self.append(lsn, |at| records::commit(at, txn, commit, payload));
                 self.answer_committed(reply, commit, lsn);
             }

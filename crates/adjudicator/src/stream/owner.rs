@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{Adjudication, Opening};
+use meridian_protocol::events;
 use meridian_protocol::lead::LeadTuner;
 use meridian_protocol::lease::Lease;
 use meridian_protocol::replication::Replication;
+use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{Closure, Committed, Entry};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, Position, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
@@ -156,16 +158,23 @@ impl Owner {
             deposed: false,
             ctx,
         };
-        owner.append_opened(&fence, lease_end);
+        owner.append_opened(&fence, lease_end, false);
         owner
     }
 
-    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp) {
+    /// `resumed`: the soft state of the epoch before is kept.
+    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp, resumed: bool) {
         if let Some((replica, disk)) = fence.fenced.rejoin {
             self.replication.allow_rejoin(replica, disk);
         }
         let (_, map_version) = self.ctx.range(self.stream);
         let at = self.replication.append();
+        let (adopted, floor) = (fence.fenced.last, self.adjudication.floor());
+        tracing::trace!(
+            target: events::TARGET, event = "opening", stream = self.stream.0, epoch = at.epoch.0, lsn = at.lsn.0,
+            adopted_epoch = adopted.epoch.0, adopted_lsn = adopted.lsn.0, floor = floor.0, lease_end = lease_end.0,
+            resumed
+        );
         self.push(records::opened(at, &self.ctx.env.node, lease_end, map_version));
     }
 
@@ -184,7 +193,7 @@ impl Owner {
         self.adopted = (fence.fenced.adopt, fence.fenced.last);
         self.lease = Lease::new(self.ctx.config.lease(), lease_end, now);
         self.phase = Phase::Reopening { adopted: left };
-        self.append_opened(fence, lease_end);
+        self.append_opened(fence, lease_end, true);
         true
     }
 
@@ -209,6 +218,10 @@ impl Owner {
         self.see_standing();
         let (stream, epoch, floor) = (self.stream, self.replication.epoch(), self.adjudication.floor());
         tracing::info!(%stream, %epoch, lsn = %opened, %floor, %lease_end, "opened");
+        tracing::trace!(
+            target: events::TARGET, event = "serving", stream = stream.0, epoch = epoch.0, floor = floor.0,
+            window_low = self.adjudication.window_low().0, lease_end = self.adjudication.lease_end().0
+        );
     }
 
     pub(super) fn answer_committed(&mut self, reply: ReplyTo, commit: Timestamp, lsn: Lsn) {
@@ -241,10 +254,22 @@ impl Owner {
 
     fn tell(&mut self, answer: Answer) {
         match answer {
-            Answer::Committed(reply, committed) => reply.committed(committed),
+            Answer::Committed(reply, committed) => {
+                self.log_answered(committed.epoch, committed.lsn, committed.commit);
+                reply.committed(committed);
+            }
             Answer::Refused(reply, refused) => reply.refused(refused),
-            Answer::Outcome(reply, answer) => drop(reply.send(answer)),
+            Answer::Outcome(reply, answer) => {
+                if answer.outcome() == Outcome::Committed {
+                    self.log_answered(answer.epoch, answer.lsn, answer.commit);
+                }
+                drop(reply.send(answer));
+            }
             Answer::Lease(lease_end) => {
+                tracing::trace!(
+                    target: events::TARGET, event = "leased", stream = self.stream.0,
+                    epoch = self.replication.epoch().0, lease_end = lease_end.0
+                );
                 self.leases_in_flight -= 1;
                 self.lease.on_durable(lease_end);
                 self.adjudication.on_lease_durable(lease_end);
@@ -252,8 +277,18 @@ impl Owner {
         }
     }
 
+    fn log_answered(&self, epoch: u64, lsn: u64, commit: u64) {
+        tracing::trace!(
+            target: events::TARGET, event = "answered", stream = self.stream.0, epoch, lsn, commit
+        );
+    }
+
     /// More of the log is committed.
     pub(super) fn on_committed(&mut self, committed: Lsn) {
+        tracing::trace!(
+            target: events::TARGET, event = "counted", stream = self.stream.0,
+            owner_epoch = self.replication.epoch().0, epoch = self.epoch_of(committed), lsn = committed.0
+        );
         if matches!(self.phase, Phase::Opening | Phase::Reopening { .. })
             && committed >= self.replication.epoch_start()
         {
@@ -282,6 +317,10 @@ impl Owner {
 
     /// Bars a transaction durably.
     pub(super) fn append_barred(&mut self, lsn: Lsn, txn: TxnId) {
+        tracing::trace!(
+            target: events::TARGET, event = "barred", stream = self.stream.0, epoch = self.replication.epoch().0,
+            lsn = lsn.0, txn = txn.0.as_u128()
+        );
         self.append(lsn, |at| records::barred(at, txn));
     }
 
@@ -331,6 +370,7 @@ impl Owner {
     /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].
     pub(super) fn begin_release(&mut self) {
         self.phase = Phase::Releasing { released: None };
+        self.log_stopped();
     }
 
     /// Appends `Released` once everything before it is committed. `true` when it is committed itself.
@@ -343,6 +383,10 @@ impl Owner {
             Some(lsn) => committed >= lsn,
             None if committed == self.replication.last().lsn => {
                 let (floor, lsn) = self.adjudication.release();
+                tracing::trace!(
+                    target: events::TARGET, event = "released", stream = self.stream.0,
+                    epoch = self.replication.epoch().0, lsn = lsn.0, floor = floor.0
+                );
                 self.append(lsn, |at| records::released(at, floor));
                 self.phase = Phase::Releasing { released: Some(lsn) };
                 false
@@ -354,6 +398,7 @@ impl Owner {
     /// The owner is not the owner any more: what is in flight is unknown, what was not decided is not decided.
     pub(super) fn give_up(&mut self) {
         self.adjudication.stop();
+        self.log_stopped();
         self.waiting.let_go();
         if let Some(work) = self.held.take() {
             work.reply.refused(wrong_epoch(None));
@@ -361,5 +406,11 @@ impl Owner {
         for waiter in self.lease_waiters.drain(..) {
             waiter.not_owner(self.stream.0, None);
         }
+    }
+
+    fn log_stopped(&self) {
+        tracing::trace!(
+            target: events::TARGET, event = "stopped", stream = self.stream.0, epoch = self.replication.epoch().0
+        );
     }
 }

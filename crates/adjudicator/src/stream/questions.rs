@@ -2,6 +2,7 @@
 
 use meridian_protocol::adjudication::OutcomeAnswer as Known;
 use meridian_protocol::closing::Closure;
+use meridian_protocol::events;
 use meridian_protocol::outcomes::Outcome as Remembered;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{self, CloseThroughResponse, LocateResponse, OutcomeAnswer, StreamLsn};
@@ -82,6 +83,10 @@ impl Owner {
             return Timestamp::ZERO;
         };
         let closed = closure.x;
+        tracing::trace!(
+            target: events::TARGET, event = "closed", stream = self.stream.0, range = closure.range.0,
+            epoch = closure.epoch.0, x = closed.0, after = ?closure.after
+        );
         let closure = to_wire(closure);
         for peer in peers {
             peer.closure = Some(closure.clone());
@@ -156,6 +161,7 @@ impl Owner {
         }
         if attempt.home_epoch < own {
             // Its epoch is over and the log that was adopted does not hold it.
+            self.log_given_up(attempt);
             return Outcome::Aborted;
         }
         if is_broken(Rule::AttemptBar) {
@@ -166,10 +172,18 @@ impl Owner {
         let not_before = start.max(self.ctx.now().latest.saturating_add(max_error));
         if self.barred_attempts.bar(attempt, not_before) {
             tracing::debug!(txn = %attempt.txn, stream = %self.stream, "attempt given up");
+            self.log_given_up(attempt);
             Outcome::Aborted
         } else {
             Outcome::Pending
         }
+    }
+
+    fn log_given_up(&self, attempt: Attempt) {
+        tracing::trace!(
+            target: events::TARGET, event = "given_up", stream = self.stream.0, epoch = self.replication.epoch().0,
+            txn = attempt.txn.0.as_u128(), attempt = attempt.number, home_epoch = attempt.home_epoch.0
+        );
     }
 
     fn tell_committed(&mut self, reply: oneshot::Sender<OutcomeAnswer>, commit: Timestamp, lsn: Lsn) {

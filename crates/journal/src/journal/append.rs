@@ -3,6 +3,7 @@
 use meridian_clock::Interval;
 use meridian_protocol::clock_rules::is_too_far_ahead;
 use meridian_protocol::closing::Closure;
+use meridian_protocol::events;
 use meridian_protocol::fencing::{AppendDecision, FenceRefusal};
 use meridian_rpc::KvError;
 use meridian_rpc::internal::append_reply::Result as Reply;
@@ -181,7 +182,7 @@ impl Journal {
                     matched: Some((epoch, matched)),
                 };
                 decided.accept(stream, decision, cut_to, append.entries.into_iter().skip(skip));
-                decided.progress |= self.learn_committed(stream);
+                decided.progress |= self.learn_committed(id, stream);
                 if rejoined {
                     decided.records.push(Body::Rejoined(id));
                     tracing::info!(stream = %id, %epoch, disk = %self.identity.disk_id, "stream rebuilt");
@@ -338,12 +339,17 @@ impl Journal {
     }
 
     /// Works out how much is committed, from what the owner told last. Returns whether that rose.
-    pub(super) fn learn_committed(&self, stream: &mut Stream) -> bool {
+    pub(super) fn learn_committed(&self, id: StreamId, stream: &mut Stream) -> bool {
         let (epoch, acked) = &stream.acked;
-        stream
-            .log
-            .on_acked(*epoch, acked, self.own_index, self.quorum)
-            .is_some()
+        let log = &mut stream.log;
+        let Some(committed) = log.on_acked(*epoch, acked, self.own_index, self.quorum) else {
+            return false;
+        };
+        tracing::trace!(
+            target: events::TARGET, event = "counted", stream = id.0, owner_epoch = epoch.0,
+            epoch = log.epoch_at(committed).unwrap_or_default().0, lsn = committed.0
+        );
+        true
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::{AppendReply, AppendReplyBatch};
@@ -64,6 +65,7 @@ impl Journal {
         // Rare: then what is still queued need not be searched for each record.
         let has_cuts = queued(state).any(|decision| decision.undo.has_removed());
         for (record, location) in records.iter().zip(locations) {
+            log_durable(record);
             place(state, record, location, has_cuts);
         }
         let mut progress = false;
@@ -97,7 +99,7 @@ impl Journal {
         stream.log.on_persisted(epoch, matched);
         stream.persisted = (epoch, matched);
         stream.shrink_tail(tail_bytes);
-        self.learn_committed(stream)
+        self.learn_committed(decision.stream, stream)
     }
 
     /// There is no room: everything decided since the last sync is taken back and refused.
@@ -153,6 +155,19 @@ fn place(state: &mut State, record: &Body, location: Location, has_cuts: bool) {
         .filter(|decision| decision.stream == *id)
         .map(|decision| &mut decision.undo);
     stream.place(Position::new(entry.epoch, entry.lsn), location, undos);
+}
+
+fn log_durable(record: &Body) {
+    match record {
+        Body::Entry(stream, entry) => tracing::trace!(
+            target: events::TARGET, event = "persisted", stream = stream.0, epoch = entry.epoch, lsn = entry.lsn,
+            timestamp = entry.timestamp
+        ),
+        Body::Promise(stream, epoch, _) => {
+            tracing::trace!(target: events::TARGET, event = "promised", stream = stream.0, epoch = epoch.0);
+        }
+        Body::Rejoined(_) => {}
+    }
 }
 
 fn refused_reply(reply: AppendReply, why: &str) -> AppendReply {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use meridian_protocol::clock_rules::is_too_far_ahead;
+use meridian_protocol::events;
 use meridian_protocol::visibility::Consulted;
 use meridian_rpc::KvError;
 use meridian_rpc::convert::range_from_bytes;
@@ -245,6 +246,7 @@ impl Connection {
             while self.reply_bytes < OUT_BATCH_BYTES
                 && let Some(held) = self.parked.take_timely(earliest)
             {
+                log_shown(held.reading.at, held.consulted);
                 self.send(held.reply);
             }
         }
@@ -318,6 +320,7 @@ impl Connection {
             result: Some(answer),
         };
         if consulted.may_answer(self.shared.clock.now()) || is_broken(Rule::UncertaintyWait) {
+            log_shown(reading.at, consulted);
             return self.send(reply);
         }
         let deadline = reading.deadline;
@@ -325,6 +328,7 @@ impl Connection {
             bytes: reply.encoded_len(),
             reply,
             reading,
+            consulted,
         };
         self.parked
             .park(deadline, Wait::ForTime(consulted.answer_not_before(), held));
@@ -353,4 +357,9 @@ impl Connection {
             .await
             .map_err(|_| Gone)
     }
+}
+
+fn log_shown(at: Timestamp, consulted: Consulted) {
+    let newest = consulted.answer_not_before();
+    tracing::trace!(target: events::TARGET, event = "shown", at = at.0, newest = newest.0);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use meridian_protocol::events;
 use meridian_protocol::visibility::{Consulted, Version};
 use meridian_rpc::KvError;
 use meridian_rpc::convert::range_from_bytes;
@@ -160,9 +161,13 @@ impl Get {
         for _ in 0..steps.max(1) {
             let Some(key) = self.keys.pop_front() else { break };
             let version = store.newest(&key, at)?;
-            if let Some(version) = &version {
-                self.consulted.note(version.timestamp);
-            }
+            let newest = version
+                .as_ref()
+                .map_or(Timestamp::ZERO, |version| version.timestamp);
+            self.consulted.note(newest);
+            tracing::trace!(
+                target: events::TARGET, event = "looked_up", at = at.0, key = &key[..], newest = newest.0
+            );
             let (timestamp, value) = match version {
                 Some(Version {
                     timestamp,
@@ -250,6 +255,7 @@ impl Scan {
             looked_at
         };
         self.keys_left = self.keys_left.saturating_sub(worked);
+        self.log_read(&range, resume.as_ref(), at);
         let is_last = resume.is_none();
         if let Some(resume) = resume {
             match self.direction {
@@ -269,6 +275,19 @@ impl Scan {
             };
         }
         Ok(Step::Done(Answer::Page(page), self.consulted))
+    }
+
+    /// Of the range, what comes before `resume` in the scan's direction was looked at.
+    fn log_read(&self, range: &KeyRange, resume: Option<&Key>, at: Timestamp) {
+        let (start, end) = match (self.direction, resume) {
+            (Direction::Forward, Some(resume)) => (&range.start, Some(resume)),
+            (Direction::Reverse, Some(resume)) => (resume, range.end.as_ref()),
+            (_, None) => (&range.start, range.end.as_ref()),
+        };
+        tracing::trace!(
+            target: events::TARGET, event = "scanned", at = at.0, start = start.as_ref(), end = end.map(Key::as_ref),
+            newest = self.consulted.answer_not_before().0
+        );
     }
 
     /// Takes a key's visible version; answers whether the page is full.

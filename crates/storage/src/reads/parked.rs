@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meridian_protocol::visibility::Consulted;
 use meridian_rpc::internal::StorageReadReply;
 use meridian_types::{RangeId, Timestamp};
 use tokio::time::Instant;
@@ -40,6 +41,7 @@ pub(super) struct Held {
     pub reading: Reading,
     pub reply: StorageReadReply,
     pub bytes: usize,
+    pub consulted: Consulted,
 }
 
 impl Parked {

@@ -1,7 +1,7 @@
 //! What each workload was promised, from what its clients saw alone: see [`crate::checker::promises`].
 
-use super::{Evidence, Violation};
 use crate::checker::promises;
+use crate::invariants::{Evidence, Violation};
 
 /// All of them.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {

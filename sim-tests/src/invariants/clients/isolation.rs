@@ -12,8 +12,8 @@
 //! sessions. The order of versions is read off the lists; of registers, it is that of the timestamps which the
 //! cluster tells, so that a lie about them shows as a cycle.
 
-use super::{Evidence, Violation};
 use crate::checker::{self, lists, registers};
+use crate::invariants::{Evidence, Violation};
 use crate::workload::{LISTS, REGISTERS};
 
 /// Lists and registers.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Evidence, Violation};
+use crate::invariants::{Evidence, Violation};
 use crate::workload::{LEDGER, LISTS};
 
 const NAME: &str = "acknowledged writes are durable (I9)";

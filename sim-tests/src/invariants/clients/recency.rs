@@ -2,7 +2,7 @@
 //!
 //! Real time is the order of the history: what was recorded earlier happened earlier.
 
-use super::{Evidence, Violation};
+use crate::invariants::{Evidence, Violation};
 
 /// All transactions whose snapshot is known, against the newest commit acknowledged before each.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {

@@ -2,8 +2,8 @@
 //!
 //! Follows from snapshot isolation, as every transfer keeps the sum; holds for transactions that were aborted later too.
 
-use super::{Evidence, Violation};
 use crate::history::Op;
+use crate::invariants::{Evidence, Violation};
 use crate::workload::{ACCOUNT_START, BANK, accounts};
 
 /// Every sum that was read.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use meridian_client::Timestamp;
 
-use super::{Evidence, Violation};
 use crate::history::Txn;
+use crate::invariants::{Evidence, Violation};
 
 const NAME: &str = "R6 reads see the snapshot";
 

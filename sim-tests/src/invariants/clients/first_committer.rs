@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Evidence, Violation};
+use crate::invariants::{Evidence, Violation};
 
 /// Neighbours by commit timestamp, key by key: if they do not overlap, no two do.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {

@@ -1,6 +1,6 @@
 //! After the end of all faults and all writes, the storage nodes hold the same newest versions.
 
-use super::{Evidence, Violation};
+use crate::invariants::{Evidence, Violation};
 
 /// All nodes against the first.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {

@@ -1,0 +1,38 @@
+//! What services log of the protocol, as it happens: the facts that its invariants speak of.
+//!
+//! Each is a `tracing` event of level trace with the target [`TARGET`], a field `event` that names it, and the fields
+//! below: numbers as numbers, keys and lists as their `Debug`. Nobody needs them to run; where they are not
+//! collected they cost a look at whether they are. The simulation collects all of them and judges I1 to I9 by them
+//! (`sim-tests/src/events.rs` reads them, `sim-tests/src/invariants` judges), so a name or a field is changed there as well.
+//!
+//! | event | who | fields | when |
+//! |---|---|---|---|
+//! | `started` | query processor | txn, start, present | a snapshot is fixed (R1); not `present`: an older one was asked for |
+//! | `ended` | query processor | txn, start, outcome, commit | it tells how a transaction ended, after R3's wait |
+//! | `told` | query processor | txn, outcome, commit | it answers who asks for the outcome of a transaction, after R3's wait |
+//! | `opening` | adjudicator | stream, epoch, lsn, adopted_epoch, adopted_lsn, floor, lease_end, resumed | it has won a fence and appends `Opened` after the adopted log; `resumed`: it was the owner and keeps its soft state |
+//! | `serving` | adjudicator | stream, epoch, floor, window_low, lease_end | its `Opened` is committed |
+//! | `leased` | adjudicator | stream, epoch, lease_end | a `Lease` record is committed: it may be relied on |
+//! | `decided` | adjudicator | stream, epoch, lsn, txn, attempt, start, commit, written, checked | a transaction commits if the record at `lsn` does (R2) |
+//! | `barred` | adjudicator | stream, epoch, lsn, txn | no attempt of the transaction ever commits if the record at `lsn` is committed |
+//! | `given_up` | adjudicator | stream, epoch, txn, attempt, home_epoch | it says of one attempt that it will never commit |
+//! | `released` | adjudicator | stream, epoch, lsn, floor | it appends `Released`, its last act in the epoch |
+//! | `answered` | adjudicator | stream, epoch, lsn, commit | it says that the transaction's record, an entry of `epoch`, is committed |
+//! | `closed` | adjudicator | stream, range, epoch, x, after | a closure leaves (R13) |
+//! | `stopped` | adjudicator | stream, epoch | it decides and closes nothing more in this epoch |
+//! | `counted` | adjudicator, journal node | stream, owner_epoch, epoch, lsn | by what the owner of `owner_epoch` knows, its log is committed up to this entry |
+//! | `mounted` | journal node | disk | it starts on this disk |
+//! | `recovered` | journal node | stream, promised, epoch, lsn | it has found this on its disk: the promise and the last entry |
+//! | `promised` | journal node | stream, epoch | it has synced the promise |
+//! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
+//! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
+//! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |
+//! | `complete` | storage node | range, epoch, x, after | it takes a closure, after everything that it was fed before (R14) |
+//! | `looked_up` | storage node | at, key, newest | it has read a key at a snapshot; `newest` is the version it found, 0 for none |
+//! | `scanned` | storage node | at, start, end, newest | it has read these keys at a snapshot, all after `start` if there is no `end`; `newest` is the newest version that the scan has met so far |
+//! | `shown` | storage node | at, newest | it answers a read, after R4's wait |
+//!
+//! A transaction id is one number (u128); `outcome` is `committed`, `aborted` or `unknown`.
+
+/// The target of all of these events.
+pub const TARGET: &str = "meridian::protocol";

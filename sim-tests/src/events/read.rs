@@ -1,0 +1,186 @@
+//! From fields to events. Nothing is guessed: a field that is missing is an error.
+
+use meridian_protocol::closing::Closure;
+use meridian_types::{Epoch, KeyRange, Position, RangeId, Timestamp};
+
+use super::{Decided, Event, Fields, Outcome};
+
+/// The event that has these fields.
+pub fn read(fields: &Fields) -> Result<Event, String> {
+    match fields.text("event")? {
+        "started" => Ok(Event::Started {
+            txn: fields.txn()?,
+            start: fields.timestamp("start")?,
+            present: fields.flag("present")?,
+        }),
+        "ended" => Ok(Event::Ended {
+            txn: fields.txn()?,
+            start: fields.timestamp("start")?,
+            outcome: outcome(fields)?,
+        }),
+        "told" => Ok(Event::Told {
+            txn: fields.txn()?,
+            outcome: outcome(fields)?,
+        }),
+        "counted" => Ok(Event::Counted {
+            stream: fields.stream()?,
+            owner: fields.epoch("owner_epoch")?,
+            at: fields.position()?,
+        }),
+        name @ ("opening" | "serving" | "leased" | "decided" | "voted" | "barred" | "given_up"
+        | "released" | "answered" | "closed" | "stopped") => adjudicator(name, fields),
+        name @ ("mounted" | "recovered" | "promised" | "persisted") => journal(name, fields),
+        name => storage(name, fields),
+    }
+}
+
+fn outcome(fields: &Fields) -> Result<Outcome, String> {
+    match fields.text("outcome")? {
+        "committed" => Ok(Outcome::Committed(fields.timestamp("commit")?)),
+        "aborted" => Ok(Outcome::Aborted),
+        "unknown" => Ok(Outcome::Unknown),
+        other => Err(format!("{other:?} is no outcome in {fields}")),
+    }
+}
+
+fn closure(fields: &Fields) -> Result<Closure, String> {
+    Ok(Closure {
+        range: RangeId(fields.number("range")?),
+        epoch: fields.epoch("epoch")?,
+        x: fields.timestamp("x")?,
+        after: fields.after()?,
+    })
+}
+
+fn attempt(fields: &Fields) -> Result<u32, String> {
+    u32::try_from(fields.number("attempt")?).map_err(|error| format!("attempt: {error} in {fields}"))
+}
+
+fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
+    let stream = fields.stream()?;
+    let epoch: Epoch = fields.epoch("epoch")?;
+    let timestamp = |name: &str| -> Result<Timestamp, String> { fields.timestamp(name) };
+    Ok(match name {
+        "opening" => Event::Opening {
+            stream,
+            at: fields.position()?,
+            adopted: Position::new(fields.number("adopted_epoch")?, fields.number("adopted_lsn")?),
+            floor: timestamp("floor")?,
+            lease_end: timestamp("lease_end")?,
+            resumed: fields.flag("resumed")?,
+        },
+        "serving" => Event::Serving {
+            stream,
+            epoch,
+            floor: timestamp("floor")?,
+            window_low: timestamp("window_low")?,
+            lease_end: timestamp("lease_end")?,
+        },
+        "leased" => Event::Leased {
+            stream,
+            epoch,
+            lease_end: timestamp("lease_end")?,
+        },
+        "decided" => Event::Decided(Decided {
+            stream,
+            at: fields.position()?,
+            txn: fields.txn()?,
+            attempt: attempt(fields)?,
+            start: timestamp("start")?,
+            commit: timestamp("commit")?,
+            written: fields.keys("written")?,
+            checked: fields.ranges("checked")?,
+        }),
+        "voted" => Event::Voted {
+            stream,
+            epoch,
+            txn: fields.txn()?,
+            attempt: attempt(fields)?,
+            lower: timestamp("lower")?,
+            promise: timestamp("promise")?,
+        },
+        "barred" => Event::Barred {
+            stream,
+            at: fields.position()?,
+            txn: fields.txn()?,
+        },
+        "given_up" => Event::GivenUp {
+            stream,
+            epoch,
+            txn: fields.txn()?,
+            attempt: attempt(fields)?,
+            home_epoch: fields.epoch("home_epoch")?,
+        },
+        "released" => Event::Released {
+            stream,
+            at: fields.position()?,
+            floor: timestamp("floor")?,
+        },
+        "answered" => Event::Answered {
+            stream,
+            at: fields.position()?,
+            commit: timestamp("commit")?,
+        },
+        "closed" => Event::Closed {
+            stream,
+            closure: closure(fields)?,
+        },
+        _ => Event::Stopped { stream, epoch },
+    })
+}
+
+fn journal(name: &str, fields: &Fields) -> Result<Event, String> {
+    Ok(match name {
+        "mounted" => Event::Mounted {
+            disk: fields.wide("disk")?,
+        },
+        "recovered" => Event::Recovered {
+            stream: fields.stream()?,
+            promised: fields.epoch("promised")?,
+            last: fields.position()?,
+        },
+        "promised" => Event::Promised {
+            stream: fields.stream()?,
+            epoch: fields.epoch("epoch")?,
+        },
+        _ => Event::Persisted {
+            stream: fields.stream()?,
+            at: fields.position()?,
+            timestamp: fields.timestamp("timestamp")?,
+        },
+    })
+}
+
+fn storage(name: &str, fields: &Fields) -> Result<Event, String> {
+    Ok(match name {
+        "restored" => Event::Restored {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        },
+        "applied" => Event::Applied {
+            stream: fields.stream()?,
+            at: fields.position()?,
+            commit: fields.timestamp("commit")?,
+            written: fields.keys("written")?,
+        },
+        "complete" => Event::Complete(closure(fields)?),
+        "looked_up" => Event::LookedUp {
+            at: fields.timestamp("at")?,
+            key: fields.key("key")?,
+            newest: fields.timestamp("newest")?,
+        },
+        "scanned" => Event::Scanned {
+            at: fields.timestamp("at")?,
+            keys: KeyRange {
+                start: fields.key("start")?,
+                end: fields.key_if_any("end")?,
+            },
+            newest: fields.timestamp("newest")?,
+        },
+        "shown" => Event::Shown {
+            at: fields.timestamp("at")?,
+            newest: fields.timestamp("newest")?,
+        },
+        other => return Err(format!("{other:?} is no event that is known here: {fields}")),
+    })
+}

@@ -1,0 +1,172 @@
+//! I9. For every transaction T: nobody is told *aborted* of T if T committed, nor *committed* (at c) unless T committed (at c);
+//! and T is applied at most once.
+//!
+//! Committed means that T's record is in the committed log, wherever the run ends. What an owner answers must be committed
+//! when it answers. A run of a transaction that its query processor repeats by itself (another start, one id) is judged by its start.
+
+use std::collections::BTreeMap;
+
+use meridian_types::{Lsn, StreamId, Timestamp, TxnId};
+
+use super::{Log, Violation};
+use crate::events::{Decided, Event, Outcome, Short};
+
+const NAME: &str = "I9 outcomes";
+
+/// What became of each transaction.
+type Commits<'a> = BTreeMap<TxnId, Vec<(usize, &'a Decided)>>;
+
+/// Everything that anybody was told.
+pub fn check(log: &Log<'_>) -> Vec<Violation> {
+    let mut commits: Commits<'_> = BTreeMap::new();
+    for (index, decided) in log.committed() {
+        commits.entry(decided.txn).or_default().push((index, decided));
+    }
+    let mut violations = Vec::new();
+    for (txn, records) in commits.iter().filter(|(_, records)| records.len() > 1) {
+        let what = format!("{} was committed {} times", Short(*txn), records.len());
+        let shown_by = records.iter().map(|(index, _)| *index);
+        violations.push(Violation::shown(NAME, what, log.events, shown_by));
+    }
+    let mut counted: BTreeMap<(&str, StreamId), Lsn> = BTreeMap::new();
+    for (index, happened) in log.all() {
+        if let Event::Counted { stream, at, .. } = &happened.event {
+            let known = counted.entry((&*happened.node, *stream)).or_default();
+            *known = (*known).max(at.lsn);
+        }
+        let wrong = match &happened.event {
+            Event::Answered { stream, at, commit } => {
+                let known = counted
+                    .get(&(&*happened.node, *stream))
+                    .copied()
+                    .unwrap_or_default();
+                let decided = log.decided(*stream, *at);
+                if at.lsn > known {
+                    Some((
+                        format!("{at} is answered before it is known to be committed"),
+                        None,
+                    ))
+                } else if decided.is_none_or(|(_, decided)| decided.commit != *commit) {
+                    let what = format!("{at} is answered with a timestamp that was not decided");
+                    Some((what, decided.map(|(index, _)| index)))
+                } else {
+                    None
+                }
+            }
+            event => told_wrongly(log, &commits, event),
+        };
+        if let Some((what, against)) = wrong {
+            let shown_by = against.into_iter().chain([index]);
+            violations.push(Violation::shown(NAME, what, log.events, shown_by));
+        }
+    }
+    violations
+}
+
+/// What is wrong with it, and the decision that it contradicts.
+fn told_wrongly(log: &Log<'_>, commits: &Commits<'_>, event: &Event) -> Option<(String, Option<usize>)> {
+    let txn = event.txn()?;
+    let records = commits.get(&txn).map(Vec::as_slice).unwrap_or_default();
+    let find = |holds: &dyn Fn(&Decided) -> bool| records.iter().find(|(_, decided)| holds(decided));
+    let against = match event {
+        Event::Ended {
+            outcome: Outcome::Committed(commit),
+            ..
+        }
+        | Event::Told {
+            outcome: Outcome::Committed(commit),
+            ..
+        } => {
+            let is_true = *commit == Timestamp::ZERO || find(&|decided| decided.commit == *commit).is_some();
+            let other = records.first().map(|(index, _)| *index);
+            return (!is_true).then(|| (format!("{} is told committed and is not", Short(txn)), other));
+        }
+        Event::Ended {
+            outcome: Outcome::Aborted,
+            start,
+            ..
+        } => find(&|decided| decided.start == *start),
+        Event::Told {
+            outcome: Outcome::Aborted,
+            ..
+        } => records.first(),
+        Event::GivenUp {
+            attempt, home_epoch, ..
+        } => find(&|decided| decided.attempt == *attempt && decided.at.epoch == *home_epoch),
+        Event::Barred { stream, at, .. } => {
+            let committed = log.streams.get(stream)?.committed.get(&at.lsn)?;
+            records.first().filter(|_| committed.at == *at)
+        }
+        _ => None,
+    };
+    against.map(|(index, _)| {
+        (
+            format!("{} is told aborted and is committed", Short(txn)),
+            Some(*index),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::testing::{
+        answered, barred, committed, counted, decided, ended, given_up, judge, opening, told,
+    };
+
+    /// T1 is committed at 10, T2 is decided and not committed.
+    fn history(more: impl IntoIterator<Item = (&'static str, Event)>) -> Vec<String> {
+        let events = vec![
+            ("a-1", opening(1, 1, (0, 0), 0)),
+            ("a-1", decided(1, 2, 1, 5, 10, "x")),
+            ("a-1", decided(1, 3, 2, 5, 11, "y")),
+            ("a-1", counted(1, 1, 2)),
+            ("a-2", opening(2, 3, (1, 2), 50)),
+        ];
+        judge(check, events.into_iter().chain(more))
+    }
+
+    #[test]
+    fn the_truth_is_good() {
+        let truth = [
+            ("a-1", answered(1, 2, 10)),
+            ("q-1", committed(1, 5, 10)),
+            ("q-2", told(1, Outcome::Committed(Timestamp(10)))),
+            ("q-1", ended(2, 5, Outcome::Unknown)),
+            ("a-2", given_up(2, 2, 1)),
+            ("a-2", barred(2, 4, 2)),
+            ("a-2", counted(2, 2, 4)),
+            ("q-2", told(2, Outcome::Aborted)),
+            ("q-2", committed(3, 5, 0)),
+            ("q-2", ended(1, 4, Outcome::Aborted)),
+        ];
+        assert_eq!(history(truth), [""; 0]);
+    }
+
+    #[test]
+    fn aborted_of_a_committed_one_is_found_whoever_says_it() {
+        assert_eq!(history([("q-1", ended(1, 5, Outcome::Aborted))]).len(), 1);
+        assert_eq!(history([("q-1", told(1, Outcome::Aborted))]).len(), 1);
+        assert_eq!(history([("a-2", given_up(2, 1, 1))]).len(), 1);
+        let bar = [("a-2", barred(2, 4, 1)), ("a-2", counted(2, 2, 4))];
+        assert_eq!(history(bar).len(), 1);
+    }
+
+    #[test]
+    fn committed_of_one_that_is_not_or_at_another_time_or_too_early_is_found() {
+        assert_eq!(history([("q-1", committed(2, 5, 11))]).len(), 1);
+        assert_eq!(history([("q-1", committed(1, 5, 12))]).len(), 1);
+        assert_eq!(history([("a-1", answered(1, 2, 11))]).len(), 1);
+        assert_eq!(
+            history([("a-2", answered(1, 2, 10))]).len(),
+            1,
+            "a-2 has not counted it"
+        );
+    }
+
+    #[test]
+    fn a_transaction_committed_twice_is_found() {
+        let again = [("a-2", decided(2, 4, 1, 5, 60, "x")), ("a-2", counted(2, 2, 4))];
+        assert_eq!(history(again).len(), 1);
+    }
+}

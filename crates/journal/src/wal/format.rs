@@ -93,7 +93,10 @@ impl Header {
         // Before the crc, whose place may be another one in another format.
         let version = reader.u32().ok_or(HeaderFault::Damaged)?;
         if version != SEGMENT_FORMAT {
-            return Err(HeaderFault::Version(version));
+            return Err(match Self::is_hit_in_version(bytes) {
+                true => damaged,
+                false => HeaderFault::Version(version),
+            });
         }
         let body = bytes.get(..HEADER_LEN - 4).ok_or(HeaderFault::Damaged)?;
         let crc = bytes.get(HEADER_LEN - 4..).and_then(|rest| Reader(rest).u32());
@@ -114,6 +117,15 @@ impl Header {
             })
         };
         decoded().ok_or(damaged)
+    }
+
+    /// Whether this is a header of our format but for the version's own bytes: then no other program wrote it, and
+    /// whoever reads the error shall not look for one.
+    fn is_hit_in_version(bytes: &[u8]) -> bool {
+        let rest = bytes.get(MAGIC.len() + 4..HEADER_LEN - 4).unwrap_or_default();
+        let crc = bytes.get(HEADER_LEN - 4..).and_then(|rest| Reader(rest).u32());
+        let ours = [&MAGIC[..], &SEGMENT_FORMAT.to_le_bytes(), rest].concat();
+        crc == Some(crc32c::crc32c(&ours))
     }
 }
 
@@ -320,5 +332,38 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_of_the_version_is_damage_and_another_format_is_not() {
+        let header = Header {
+            owner: Owner {
+                cluster: ClusterId(Uuid::from_u128(1)),
+                node: NodeName("journal-1".to_owned()),
+                disk: DiskId(Uuid::from_u128(2)),
+            },
+            number: 3,
+            previous_end: 4,
+            previous_crc: 5,
+        };
+        let good = header.encode();
+        assert_eq!(Header::decode(&good), Ok(header));
+        for bit in 0..32 {
+            let mut hit = good.to_vec();
+            hit[MAGIC.len() + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&hit), Err(HeaderFault::Damaged), "bit {bit}");
+        }
+        let mut later = good.to_vec();
+        later[MAGIC.len()] = 2;
+        let crc = crc32c::crc32c(&later[..HEADER_LEN - 4]).to_le_bytes();
+        later[HEADER_LEN - 4..].copy_from_slice(&crc);
+        assert_eq!(Header::decode(&later), Err(HeaderFault::Version(2)));
     }
 }

@@ -198,7 +198,7 @@ impl Faults {
                 self.take_down(sim, cluster, kind, many);
             }
             Kind::Partition | Kind::Oneway | Kind::Hold => {
-                let groups = self.groups();
+                let groups = self.groups(cluster);
                 let cut = match kind {
                     Kind::Partition => Cut::Both,
                     Kind::Oneway => Cut::Oneway,
@@ -268,8 +268,10 @@ impl Faults {
     }
 
     /// Two groups of hosts that are cut off from each other.
-    fn groups(&mut self) -> (Vec<usize>, Vec<usize>) {
+    fn groups(&mut self, cluster: &Cluster) -> (Vec<usize>, Vec<usize>) {
+        let parted = self.shared.plan.faults.parted;
         let mut hosts: Vec<usize> = (0..self.links.len()).collect();
+        hosts.retain(|host| processes::is_one_of(cluster, *host, parted));
         hosts.shuffle(&mut self.rng);
         let first = *[1, 1, 2, hosts.len() / 2].choose(&mut self.rng).unwrap_or(&1);
         let rest = hosts.split_off(first);

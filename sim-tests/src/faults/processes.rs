@@ -17,17 +17,15 @@ impl Faults {
     pub(super) fn take_down(&mut self, sim: &mut Sim<'_>, cluster: &Cluster, kind: Kind, many: usize) {
         let up = (0..self.down.len()).filter(|index| !self.down.get(*index).copied().unwrap_or(true));
         let mut up: Vec<usize> = up.collect();
+        let is_all = many == self.down.len();
+        let down = self.down.len() - up.len();
+        let stopped = self.shared.plan.faults.stopped;
+        up.retain(|index| is_one_of(cluster, *index, stopped));
         up.shuffle(&mut self.rng);
-        let room = match many == self.down.len() {
+        let room = match is_all {
             // Everything loses its power at once, whatever else is down.
             true => many,
-            false => many.min(
-                self.shared
-                    .plan
-                    .faults
-                    .max_down
-                    .saturating_sub(self.down.len() - up.len()),
-            ),
+            false => many.min(self.shared.plan.faults.max_down.saturating_sub(down)),
         };
         let now = self.shared.time.elapsed();
         let mean = *[50, 500, 3_000].choose(&mut self.rng).unwrap_or(&500);
@@ -121,4 +119,10 @@ impl Faults {
         self.repairs
             .push((self.shared.time.elapsed() + pause, Repair::Resume(index)));
     }
+}
+
+/// Whether the host is a node of one of the roles, or none is named.
+pub(super) fn is_one_of(cluster: &Cluster, host: usize, roles: &[Role]) -> bool {
+    let role = cluster.nodes.get(host).map(|node| node.role);
+    roles.is_empty() || role.is_some_and(|role| roles.contains(&role))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use meridian_types::mutation::Rule;
 
 use super::{Mutation, World};
-use crate::plan::Plan;
+use crate::cluster::Role;
+use crate::plan::{Faults, Plan};
 
 /// A change of the plans of a mutation's runs.
 #[derive(Clone, Copy)]
@@ -29,12 +30,13 @@ impl Mutation {
             }
             Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
             Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => (
-                "a lead tuned to spells of slowness, a short lease, crashes",
+                "a tuned lead, far clocks, a short lease, adjudicators die",
                 fast_takeovers,
             ),
-            Self::Rule(Rule::ReleaseFloor) => {
-                ("a lead tuned to spells of slowness, restarts", fast_handovers)
-            }
+            Self::Rule(Rule::ReleaseFloor) => (
+                "a tuned lead, far clocks, adjudicators are restarted",
+                fast_handovers,
+            ),
             Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow | Rule::AtomicApply) => {
                 ("crashes", crashes)
             }
@@ -76,22 +78,30 @@ fn little_memory(plan: &mut Plan) {
     plan.recent_bytes = 1 << 10;
 }
 
-/// An owner that has seen slowness closes far ahead; its successor has not, and begins without a lead.
+/// An owner that has measured its clock's bound and the journal closes far ahead; its successor, which has not, begins
+/// without a lead.
 fn tuned_lead(plan: &mut Plan) {
     plan.latency = (Duration::ZERO, Duration::from_millis(2));
-    plan.faults.slow = Some(Duration::from_millis(1_500));
+    plan.clock_bound = Duration::from_millis(50);
     plan.lead_ms = None;
+    plan.think = Duration::from_millis(5);
+    plan.faults = Faults {
+        clock_jump: Some(Duration::from_secs(1)),
+        max_down: 1,
+        stopped: &[Role::Adjudicator],
+        ..Faults::default()
+    };
 }
 
 fn fast_takeovers(plan: &mut Plan) {
     tuned_lead(plan);
-    plan.faults.crash = Some(Duration::from_millis(400));
-    plan.lease_ms = 300;
+    plan.faults.crash = Some(Duration::from_millis(800));
+    plan.lease_ms = 100;
 }
 
 fn fast_handovers(plan: &mut Plan) {
     tuned_lead(plan);
-    plan.faults.restart = Some(Duration::from_millis(400));
+    plan.faults.restart = Some(Duration::from_secs(1));
 }
 
 fn crashes(plan: &mut Plan) {
@@ -106,11 +116,16 @@ fn doubts(plan: &mut Plan) {
     plan.deadline = Duration::from_secs(10);
 }
 
+/// One takeover after the other, each with part of the journal.
 fn takeovers(plan: &mut Plan) {
-    plan.latency = (Duration::from_millis(5), Duration::from_millis(60));
-    plan.faults.crash = Some(Duration::from_millis(400));
-    plan.faults.partition = Some(Duration::from_millis(800));
-    plan.faults.oneway = Some(Duration::from_millis(800));
-    plan.faults.hold = Some(Duration::from_millis(800));
-    plan.faults.max_down = 9;
+    plan.latency = (Duration::from_millis(1), Duration::from_millis(20));
+    plan.lease_ms = 300;
+    plan.faults = Faults {
+        crash: Some(Duration::from_millis(600)),
+        partition: Some(Duration::from_millis(1_200)),
+        max_down: 1,
+        stopped: &[Role::Adjudicator],
+        parted: &[Role::Adjudicator, Role::Journal],
+        ..Faults::default()
+    };
 }

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::pick;
+use crate::cluster::Role;
 
 /// Mean time between two faults of a kind; `None` when the run has none of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +44,10 @@ pub struct Faults {
     pub cut: Option<Duration>,
     /// How many processes may be down at once.
     pub max_down: usize,
+    /// Only these die or stop; all, if there are none.
+    pub stopped: &'static [Role],
+    /// Only these are cut off from each other; all, if there are none.
+    pub parted: &'static [Role],
     /// How likely it is that a block that was not synced survives a power loss.
     pub unsynced_survives: f64,
 }

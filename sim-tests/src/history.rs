@@ -15,6 +15,7 @@ use crate::cluster::time::SimTime;
 
 pub use buffer::Buffer;
 pub use op::{Found, Mode, Op, Part, Past};
+pub(crate) use show::tail;
 
 /// A point in a run. Points of the same time are still ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

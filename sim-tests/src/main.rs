@@ -167,6 +167,7 @@ fn many(args: &Args) -> Result<bool, String> {
     let total =
         driver::run(&job(args, options)?, args.seeds.start..end).map_err(|error| error.to_string())?;
     println!("done: {total}");
+    println!("workloads: {}", total.describe_workloads());
     if !total.failed.is_empty() {
         println!("failed seeds: {:?}", total.failed_seeds());
     }

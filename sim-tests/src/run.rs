@@ -13,7 +13,7 @@ use turmoil::Sim;
 use crate::cluster::time::{SimTime, TICK};
 use crate::cluster::{Cluster, Role, Shared};
 use crate::faults::Faults;
-use crate::history::Txn;
+use crate::history::{Outcome, Txn};
 use crate::invariants::{self, Content, Evidence, Violation};
 use crate::mutation::Mutation;
 use crate::plan::Plan;
@@ -59,6 +59,20 @@ impl Report {
         let committed = self.txns.iter().filter(|txn| txn.is_committed()).count();
         let aborted = self.txns.iter().filter(|txn| txn.is_aborted()).count();
         (committed, aborted, self.txns.len() - committed - aborted)
+    }
+
+    /// The same for each workload.
+    pub fn workloads(&self) -> BTreeMap<&str, [usize; 3]> {
+        let mut workloads: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+        for txn in &self.txns {
+            let [committed, aborted, unknown] = workloads.entry(txn.workload()).or_default();
+            match txn.outcome {
+                Outcome::Committed(_) => *committed += 1,
+                Outcome::Aborted(_) => *aborted += 1,
+                Outcome::Unknown => *unknown += 1,
+            }
+        }
+        workloads
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use super::Observed;
+use super::tarjan::Tarjan;
+use super::{Node, Observed, explain};
 
 /// Why one transaction comes before another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Dependency {
     Wr,
     /// The version that it read is followed by the other's.
     Rw,
+    /// The same, and the other one must have committed later.
+    CheckedRw,
     /// It was over when the other began.
     RealTime,
 }
@@ -23,9 +26,41 @@ impl fmt::Display for Dependency {
         f.write_str(match self {
             Self::Ww => "ww",
             Self::Wr => "wr",
-            Self::Rw => "rw",
+            Self::Rw | Self::CheckedRw => "rw",
             Self::RealTime => "rt",
         })
+    }
+}
+
+impl Dependency {
+    fn is_rw(self) -> bool {
+        matches!(self, Self::Rw | Self::CheckedRw)
+    }
+}
+
+/// Which cycles are looked for.
+pub struct Rules {
+    /// What they may consist of.
+    pub allowed: &'static [Dependency],
+    /// Whether two `rw` may follow one another.
+    adjacent_rw: bool,
+}
+
+impl Rules {
+    /// Any cycle of these.
+    pub const fn any(allowed: &'static [Dependency]) -> Self {
+        Self {
+            allowed,
+            adjacent_rw: true,
+        }
+    }
+
+    /// Cycles that snapshot isolation does not allow: those without two `rw` in a row.
+    pub const fn snapshot(allowed: &'static [Dependency]) -> Self {
+        Self {
+            allowed,
+            adjacent_rw: false,
+        }
     }
 }
 
@@ -45,16 +80,16 @@ pub struct Step {
 
 /// The graph. Behind the transactions there is a chain of moments, one for each end, so that real time costs one edge
 /// in and one edge out per transaction and not one per pair.
-pub struct Graph {
-    ids: Vec<usize>,
+pub struct Graph<'a> {
+    nodes: &'a [Node],
     edges: Vec<Vec<Edge>>,
 }
 
-impl Graph {
+impl<'a> Graph<'a> {
     /// All dependencies of what was seen.
-    pub fn new(observed: &Observed) -> Self {
+    pub fn new(observed: &'a Observed) -> Self {
         let mut graph = Self {
-            ids: observed.nodes.iter().map(|node| node.id).collect(),
+            nodes: &observed.nodes,
             edges: observed.nodes.iter().map(|_| Vec::new()).collect(),
         };
         graph.data(observed);
@@ -85,13 +120,17 @@ impl Graph {
             }
         }
         for (index, node) in observed.nodes.iter().enumerate() {
-            for (key, version) in &node.reads {
-                let version = version.as_deref();
-                if let Some(writer) = version.and_then(|version| writers.get(&(key.as_str(), version))) {
+            for seen in &node.reads {
+                let (key, version) = (seen.key.as_str(), seen.version.as_deref());
+                if let Some(writer) = version.and_then(|version| writers.get(&(key, version))) {
                     self.add(*writer, index, Dependency::Wr, key);
                 }
-                if let Some(follower) = followers.get(&(key.as_str(), version)) {
-                    self.add(index, *follower, Dependency::Rw, key);
+                let why = match seen.is_checked {
+                    true => Dependency::CheckedRw,
+                    false => Dependency::Rw,
+                };
+                if let Some(follower) = followers.get(&(key, version)) {
+                    self.add(index, *follower, why, key);
                 }
             }
         }
@@ -107,7 +146,7 @@ impl Graph {
             .nodes
             .iter()
             .enumerate()
-            .map(|(index, node)| (node.began, false, index));
+            .filter_map(|(index, node)| Some((node.began?, false, index)));
         let mut events: Vec<_> = ends.chain(begins).collect();
         events.sort_unstable();
         let mut latest = None;
@@ -134,9 +173,9 @@ impl Graph {
         }
     }
 
-    /// A short cycle of these dependencies in which no two `rw` follow one another.
-    pub fn cycle(&self, allowed: &[Dependency]) -> Option<Vec<Step>> {
-        let components = self.components(allowed);
+    /// A short cycle.
+    pub fn cycle(&self, rules: &Rules) -> Option<Vec<Step>> {
+        let components = self.components(rules);
         // In the smallest knot the shortest cycle is found soonest.
         let knot = components
             .into_iter()
@@ -145,24 +184,24 @@ impl Graph {
         let cycles = knot
             .iter()
             .take(50)
-            .filter_map(|place| self.shortest_from(*place, allowed));
+            .filter_map(|place| self.shortest_from(*place, rules));
         cycles.min_by_key(Vec::len)
     }
 
-    /// A place is a transaction and whether it was reached by `rw`: then it is not left by one.
-    fn next(&self, place: usize, allowed: &[Dependency]) -> impl Iterator<Item = (usize, &Edge)> {
+    /// A place is a transaction and whether it was reached by `rw`: then it may have to be left by something else.
+    fn next(&self, place: usize, rules: &Rules) -> impl Iterator<Item = (usize, &Edge)> {
+        let (allowed, adjacent) = (rules.allowed, rules.adjacent_rw);
         let by_rw = place % 2 == 1;
         let edges = self.edges.get(place / 2).into_iter().flatten();
-        let edges =
-            edges.filter(move |edge| allowed.contains(&edge.why) && !(by_rw && edge.why == Dependency::Rw));
-        edges.map(|edge| (edge.to * 2 + usize::from(edge.why == Dependency::Rw), edge))
+        let edges = edges.filter(move |edge| allowed.contains(&edge.why) && !(by_rw && edge.why.is_rw()));
+        edges.map(move |edge| (edge.to * 2 + usize::from(edge.why.is_rw() && !adjacent), edge))
     }
 
-    fn shortest_from(&self, start: usize, allowed: &[Dependency]) -> Option<Vec<Step>> {
+    fn shortest_from(&self, start: usize, rules: &Rules) -> Option<Vec<Step>> {
         let mut came: BTreeMap<usize, (usize, Step)> = BTreeMap::new();
         let mut queue = VecDeque::from([start]);
         while let Some(place) = queue.pop_front() {
-            for (next, edge) in self.next(place, allowed) {
+            for (next, edge) in self.next(place, rules) {
                 if came.contains_key(&next) {
                     continue;
                 }
@@ -181,45 +220,43 @@ impl Graph {
         None
     }
 
-    /// Strongly connected components (Tarjan's, without recursion).
-    fn components(&self, allowed: &[Dependency]) -> Vec<Vec<usize>> {
-        let count = self.edges.len() * 2;
-        let mut search = Tarjan {
-            index: vec![None; count],
-            low: vec![0; count],
-            on_stack: vec![false; count],
-            stack: Vec::new(),
-            next: 0,
-            found: Vec::new(),
-        };
-        let successors = |place| self.next(place, allowed).map(|(next, _)| next).collect();
-        for place in 0..count {
-            search.run(place, &successors);
-        }
-        search.found
+    fn components(&self, rules: &Rules) -> Vec<Vec<usize>> {
+        let successors = |place| self.next(place, rules).map(|(next, _)| next).collect();
+        Tarjan::components(self.edges.len() * 2, &successors)
     }
 
-    /// `T1 -ww list/1-> T2 -rt-> T1`.
+    /// `T1 -ww list/1-> T2 -rt-> T1`, and why each of them.
     pub fn describe(&self, cycle: &[Step]) -> String {
-        let mut text = String::new();
-        for step in cycle {
-            if let Some(id) = self.ids.get(step.from) {
-                text.push_str(&format!("T{id} -{}", step.why));
-                if !step.key.is_empty() {
-                    text.push_str(&format!(" {}", step.key));
-                }
-                text.push_str("-> ");
+        let steps: Vec<&Step> = cycle
+            .iter()
+            .filter(|step| self.nodes.get(step.from).is_some())
+            .collect();
+        let mut chain = String::new();
+        let mut reasons = String::new();
+        for (place, step) in steps.iter().enumerate() {
+            let next = steps.get(place + 1).or(steps.first());
+            if let (Some(from), Some(to)) = (
+                self.nodes.get(step.from),
+                next.and_then(|next| self.nodes.get(next.from)),
+            ) {
+                let space = if step.key.is_empty() { "" } else { " " };
+                chain.push_str(&format!("T{} -{}{space}{}-> ", from.id, step.why, step.key));
+                reasons.push_str(&format!(
+                    "\n      {}",
+                    explain::reason(from, to, step.why, &step.key)
+                ));
             }
         }
-        let first = cycle.iter().find_map(|step| self.ids.get(step.from));
-        first.map_or(text.clone(), |id| format!("{text}T{id}"))
+        let first = steps.first().and_then(|step| self.nodes.get(step.from));
+        let first = first.map_or(String::new(), |node| format!("T{}", node.id));
+        format!("{chain}{first}{reasons}")
     }
 
     /// The transactions of a cycle.
     pub fn txns(&self, cycle: &[Step]) -> Vec<usize> {
         cycle
             .iter()
-            .filter_map(|step| self.ids.get(step.from).copied())
+            .filter_map(|step| Some(self.nodes.get(step.from)?.id))
             .collect()
     }
 }
@@ -236,64 +273,4 @@ fn path(start: usize, came: &BTreeMap<usize, (usize, Step)>) -> Vec<Step> {
     }
     steps.reverse();
     steps
-}
-
-struct Tarjan {
-    index: Vec<Option<usize>>,
-    low: Vec<usize>,
-    on_stack: Vec<bool>,
-    stack: Vec<usize>,
-    next: usize,
-    found: Vec<Vec<usize>>,
-}
-
-impl Tarjan {
-    fn run(&mut self, root: usize, successors: &dyn Fn(usize) -> Vec<usize>) {
-        if self.index[root].is_some() {
-            return;
-        }
-        let mut work = vec![(root, self.enter(root, successors))];
-        while let Some((place, mut rest)) = work.pop() {
-            match rest.next() {
-                Some(next) => {
-                    work.push((place, rest));
-                    match self.index[next] {
-                        None => work.push((next, self.enter(next, successors))),
-                        Some(index) if self.on_stack[next] => self.low[place] = self.low[place].min(index),
-                        Some(_) => {}
-                    }
-                }
-                None => {
-                    self.leave(place);
-                    if let Some((parent, _)) = work.last() {
-                        self.low[*parent] = self.low[*parent].min(self.low[place]);
-                    }
-                }
-            }
-        }
-    }
-
-    fn enter(&mut self, place: usize, successors: &dyn Fn(usize) -> Vec<usize>) -> std::vec::IntoIter<usize> {
-        self.index[place] = Some(self.next);
-        self.low[place] = self.next;
-        self.next += 1;
-        self.stack.push(place);
-        self.on_stack[place] = true;
-        successors(place).into_iter()
-    }
-
-    fn leave(&mut self, place: usize) {
-        if Some(self.low[place]) != self.index[place] {
-            return;
-        }
-        let mut component = Vec::new();
-        while let Some(member) = self.stack.pop() {
-            self.on_stack[member] = false;
-            component.push(member);
-            if member == place {
-                break;
-            }
-        }
-        self.found.push(component);
-    }
 }

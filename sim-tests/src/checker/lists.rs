@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Anomaly, Node, Observed};
+use super::{Anomaly, Node, Observed, Seen};
 use crate::history::{Op, Txn};
 
 /// Who appended an element, and whether it was the transaction's last one to the list.
@@ -136,7 +136,7 @@ fn node(
     anomalies: &mut Vec<Anomaly>,
 ) -> Option<Node> {
     let mut reads = Vec::new();
-    for (key, found) in txn.reads().filter(|(key, _)| key.starts_with(prefix)) {
+    for (key, found, is_checked) in txn.checked_reads().filter(|(key, _, _)| key.starts_with(prefix)) {
         let version = found.map(|found| last(&found.value).to_owned());
         if let Some(version) = &version
             && let Some(append) = appends.get(&(key.to_owned(), version.clone()))
@@ -148,7 +148,11 @@ fn node(
                 txns: vec![txn.id, append.txn],
             });
         }
-        reads.push((key.to_owned(), version));
+        reads.push(Seen {
+            key: key.to_owned(),
+            version,
+            is_checked,
+        });
     }
     let mut writes: Vec<(String, String)> = txn
         .writes()

@@ -4,17 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Anomaly;
-use crate::history::{Outcome, Txn};
-use crate::workload::{COUNTERS, Guard, INSERTS, PAIRS, is_on_at, number_of};
+use crate::history::{Op, Outcome, Txn};
+use crate::workload::{COUNTERS, Guard, INSERTS, PAIRS, ROOM, is_on_at, number_of, shelf};
 
 /// Everything that was promised and did not hold. `audit` read everything at the very end.
 pub fn check(txns: &[Txn], audit: Option<&Txn>) -> Vec<Anomaly> {
     let mut anomalies = inserts(txns);
-    anomalies.extend(
-        dark_pairs(txns)
-            .into_iter()
-            .filter_map(|(guard, anomaly)| (guard != Guard::None).then_some(anomaly)),
-    );
+    let shapes = dark_pairs(txns).into_iter().chain(overfull(txns));
+    let guarded = shapes.filter(|(guard, _)| *guard != Guard::None);
+    anomalies.extend(guarded.map(|(_, anomaly)| anomaly));
     anomalies.extend(answers(txns));
     if let Some(audit) = audit {
         anomalies.extend(counters(txns, audit));
@@ -22,12 +20,15 @@ pub fn check(txns: &[Txn], audit: Option<&Txn>) -> Vec<Anomaly> {
     anomalies
 }
 
-/// How often something happened that snapshot isolation allows: if it never does, the workload shows nothing.
-pub fn write_skews(txns: &[Txn]) -> usize {
-    dark_pairs(txns)
-        .iter()
-        .filter(|(guard, _)| *guard == Guard::None)
-        .count()
+/// How often something was seen that snapshot isolation allows, by its name: if it never is, the workload shows nothing.
+pub fn allowed(txns: &[Txn]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for (guard, anomaly) in dark_pairs(txns).into_iter().chain(overfull(txns)) {
+        if guard == Guard::None {
+            *counts.entry(anomaly.name).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// For every key: at most one acknowledged transaction inserted it.
@@ -104,6 +105,34 @@ fn dark_pairs(txns: &[Txn]) -> Vec<(Guard, Anomaly)> {
         }
     }
     dark
+}
+
+/// Every time somebody found too much on a shelf.
+fn overfull(txns: &[Txn]) -> Vec<(Guard, Anomaly)> {
+    let mut overfull = Vec::new();
+    for txn in txns {
+        for op in &txn.ops {
+            let Op::Scan { prefix, rows, .. } = op else {
+                continue;
+            };
+            for guard in Guard::ALL {
+                let shelf = shelf(guard);
+                let count = rows.iter().filter(|(key, _)| key.starts_with(&shelf)).count();
+                if shelf.starts_with(prefix.as_str()) && count > ROOM {
+                    let anomaly = Anomaly {
+                        name: "phantom",
+                        what: format!(
+                            "T{} finds {count} rows in {shelf}, which has room for {ROOM}",
+                            txn.id
+                        ),
+                        txns: vec![txn.id],
+                    };
+                    overfull.push((guard, anomaly));
+                }
+            }
+        }
+    }
+    overfull
 }
 
 /// What was told once stays true.

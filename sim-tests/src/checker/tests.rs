@@ -69,7 +69,7 @@ impl Script {
 }
 
 fn names((observed, mut anomalies): (super::Observed, Vec<Anomaly>)) -> Vec<&'static str> {
-    anomalies.extend(check(&observed));
+    anomalies.extend(check(&observed, true));
     anomalies.iter().map(|anomaly| anomaly.name).collect()
 }
 

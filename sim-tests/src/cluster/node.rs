@@ -263,7 +263,10 @@ impl Node {
                 meridian_storage::start_with_store(config, env, owners, journals, store, stop)
             }
             Role::Query => {
-                let config = meridian_query::Config::default();
+                let config = meridian_query::Config {
+                    page_bytes: self.shared.plan.page_bytes,
+                    ..meridian_query::Config::default()
+                };
                 let storage = Role::Storage.names().collect();
                 meridian_query::start(config, env, owners, storage, stop).await
             }

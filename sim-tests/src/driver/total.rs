@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::checker::promises;
 use crate::run::Report;
 
 /// What the line begins with that a seed ends with, for the driver.
@@ -28,6 +29,12 @@ pub fn summary(report: &Report) -> String {
     );
     for (kind, count) in kinds {
         line += &format!(" {kind}={count}");
+    }
+    for (workload, [committed, aborted, unknown]) in report.workloads() {
+        line += &format!(" {workload}:{committed}/{aborted}/{unknown}");
+    }
+    for (what, count) in promises::allowed(&report.txns) {
+        line += &format!(" {}:{count}", what.replace(' ', "-"));
     }
     line
 }
@@ -81,6 +88,9 @@ pub struct Total {
     pub outcomes: [u64; 3],
     /// Faults injected, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// In how many seeds each workload had transactions, and how many of them were acknowledged, aborted, and in doubt;
+    /// and in how many something was seen that is allowed, and how often.
+    pub workloads: BTreeMap<String, (u64, Vec<u64>)>,
     /// The longest that one seed took.
     pub slowest: (Duration, u64),
     /// Real time of all seeds together.
@@ -98,6 +108,10 @@ impl Total {
         }
         let mut figures = Vec::new();
         for word in said.summary.split_whitespace().skip(1) {
+            if let Some((workload, counts)) = word.split_once(':') {
+                self.count_workload(workload, counts);
+                continue;
+            }
             match word.split_once('=') {
                 Some((kind, count)) => {
                     *self.faults.entry(kind.to_owned()).or_default() += count.parse().unwrap_or(0);
@@ -114,6 +128,30 @@ impl Total {
         if !is_success {
             self.failed.push((seed, said.violated.clone()));
         }
+    }
+
+    fn count_workload(&mut self, name: &str, counts: &str) {
+        let counts: Vec<u64> = counts.split('/').filter_map(|count| count.parse().ok()).collect();
+        if counts.first().is_none_or(|first| *first == 0) {
+            return;
+        }
+        let (seeds, sums) = self.workloads.entry(name.to_owned()).or_default();
+        *seeds += 1;
+        sums.resize(counts.len(), 0);
+        for (sum, count) in sums.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+
+    /// What each workload did, for a reader.
+    pub fn describe_workloads(&self) -> String {
+        let each = self.workloads.iter().map(|(name, (seeds, sums))| match sums[..] {
+            [committed, aborted, unknown] => {
+                format!("{name} {committed} commits, {aborted} aborts, {unknown} in doubt in {seeds} seeds")
+            }
+            _ => format!("{name} seen {} times in {seeds} seeds", sums.iter().sum::<u64>()),
+        });
+        each.collect::<Vec<_>>().join("; ")
     }
 
     /// Seeds that failed, in order.
@@ -150,7 +188,7 @@ mod tests {
     #[test]
     fn what_a_seed_prints_is_understood() {
         let output = format!(
-            "{}\n  T3 a line\n{}\n{SUMMARY} 00ff/12 1500 10 2 1 crash=3 hold=1\n",
+            "{}\n  T3 a line\n{}\n{SUMMARY} 00ff/12 1500 10 2 1 crash=3 hold=1 bank:7/1/0 lists:0/1/0 skew:2\n",
             violated("I1 recency", 2, "T1 (of 2 times): ..."),
             violated("acknowledged writes are durable (I9)", 1, "lost")
         );
@@ -168,6 +206,12 @@ mod tests {
         assert_eq!(
             total.faults,
             [("crash".to_owned(), 6), ("hold".to_owned(), 2)].into()
+        );
+        let bank = (2, vec![14, 2, 0]);
+        let skew = (2, vec![4]);
+        assert_eq!(
+            total.workloads,
+            [("bank".to_owned(), bank), ("skew".to_owned(), skew)].into()
         );
         assert_eq!((total.failed_seeds(), total.slowest.1), (vec![4], 5), "{total}");
     }

@@ -26,11 +26,19 @@ pub enum Kind {
     Counters,
     /// Two keys of which one has to stay as it is: the shape of write skew.
     Pairs,
+    /// Ranges with room for so many keys: the shape of a phantom.
+    Slots,
+    /// Long scans beside writers.
+    Pages,
+    /// Transactions that go back to savepoints.
+    Savepoints,
+    /// Clients that die.
+    Mortals,
 }
 
 impl Kind {
     /// All of them, with how likely each is and how many clients of it there are.
-    const ALL: [(Self, f64, usize); 7] = [
+    const ALL: [(Self, f64, usize); 11] = [
         (Self::Lists, 1.0, 2),
         (Self::Ledger, 1.0, 1),
         (Self::Bank, 0.6, 2),
@@ -38,6 +46,10 @@ impl Kind {
         (Self::Inserts, 0.4, 2),
         (Self::Counters, 0.4, 2),
         (Self::Pairs, 0.5, 2),
+        (Self::Slots, 0.4, 2),
+        (Self::Pages, 0.4, 2),
+        (Self::Savepoints, 0.4, 1),
+        (Self::Mortals, 0.4, 1),
     ];
 }
 

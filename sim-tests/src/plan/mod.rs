@@ -39,6 +39,8 @@ pub struct Plan {
     pub segment_bytes: u64,
     /// Memory for recent writes at an adjudicator: little makes old transactions fail.
     pub recent_bytes: usize,
+    /// The size of a page of a scan.
+    pub page_bytes: usize,
     /// How long a call of a client may take.
     pub deadline: Duration,
     /// Clients of each workload.
@@ -76,6 +78,7 @@ impl Plan {
             segment_bytes: *pick(rng, &[16 << 10, 64 << 10, 256 << 10]),
             recent_bytes: *pick(rng, &[4 << 10, 1 << 20, 16 << 20]),
             deadline: Duration::from_millis(*pick(rng, &[1_500, 4_000, 10_000])),
+            page_bytes: *pick(&mut part("pages"), &[600, 4 << 10, 256 << 10]),
             clients: Clients::new(&mut part("clients")),
             keys: *pick(rng, &[3, 6, 20]),
             think: Duration::from_millis(*pick(rng, &[5, 30, 120])),

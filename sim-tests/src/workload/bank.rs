@@ -21,23 +21,34 @@ pub fn accounts(plan: &Plan) -> Vec<String> {
 }
 
 /// A transfer or a sum.
-pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan) {
+pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number: u64) {
     let is_sum = rng.random_bool(0.3);
     let mode = Mode {
         read_only: is_sum,
         ..Mode::default()
     };
+    let who = format!("{}.{number}", recorder.name);
     let Some(txn) = recorder.begin(mode).await else {
         return;
     };
     let done = match is_sum {
         true => txn.scan(PREFIX, false).await.map(|_| ()),
-        false => transfer(&txn, rng, plan).await,
+        false => transfer(&txn, rng, plan, &who).await,
     };
     txn.finish(done).await;
 }
 
-async fn transfer(txn: &Handle, rng: &mut StdRng, plan: &Plan) -> Result<(), meridian_client::Error> {
+/// The balance in an account's value; who wrote it follows, so that every version is unique.
+pub fn balance(value: &str) -> Option<i64> {
+    value.split(' ').next()?.parse().ok()
+}
+
+async fn transfer(
+    txn: &Handle,
+    rng: &mut StdRng,
+    plan: &Plan,
+    who: &str,
+) -> Result<(), meridian_client::Error> {
     let accounts = accounts(plan);
     let from = rng.random_range(0..accounts.len());
     let to = (from + rng.random_range(1..accounts.len())) % accounts.len();
@@ -46,12 +57,9 @@ async fn transfer(txn: &Handle, rng: &mut StdRng, plan: &Plan) -> Result<(), mer
         let Some(account) = accounts.get(account) else {
             continue;
         };
-        let balance: i64 = txn
-            .get(account)
-            .await?
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default();
-        txn.put(account, (balance + change).to_string()).await?;
+        let value = txn.get(account).await?;
+        let balance = value.and_then(|value| balance(&value)).unwrap_or_default();
+        txn.put(account, format!("{} {who}", balance + change)).await?;
     }
     Ok(())
 }

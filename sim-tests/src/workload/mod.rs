@@ -7,11 +7,15 @@ mod counters;
 mod inserts;
 mod ledger;
 mod lists;
+mod mortals;
+mod pages;
 mod pairs;
 mod recorded;
 mod recorder;
 mod registers;
+mod savepoints;
 mod settle;
+mod slots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,10 +33,11 @@ use crate::seams::derive;
 use connector::Connector;
 
 pub use audit::AUDITOR;
-pub use bank::{ACCOUNT_START, PREFIX as BANK, accounts};
+pub use bank::{ACCOUNT_START, PREFIX as BANK, accounts, balance};
 pub use counters::number_of;
 pub use pairs::{Guard, is_on_at};
 pub use recorder::Recorder;
+pub use slots::{ROOM, shelf};
 
 /// What a workload's keys begin with.
 pub const LISTS: &str = "list/";
@@ -46,6 +51,14 @@ pub const INSERTS: &str = "insert/";
 pub const COUNTERS: &str = "counter/";
 /// See [`LISTS`].
 pub const PAIRS: &str = "pair/";
+/// See [`LISTS`].
+pub const SLOTS: &str = "slot/";
+/// See [`LISTS`].
+pub const PAGES: &str = "page/";
+/// See [`LISTS`].
+pub const SAVEPOINTS: &str = "save/";
+/// See [`LISTS`].
+pub const MORTALS: &str = "mortal/";
 
 /// What is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,16 +141,23 @@ impl Workload {
             sim.client(name.clone(), async move {
                 let client = connector.client()?;
                 control.reached(Phase::Chaos).await;
-                let all = workers.into_iter().map(|(kind, name)| {
+                let mut all = Vec::new();
+                for (kind, name) in workers {
+                    let client = match kind {
+                        // When it dies the others go on.
+                        Kind::Mortals => connector.client()?,
+                        _ => client.clone(),
+                    };
                     let seed = derive(shared.plan.seed, &name);
                     let worker = Worker {
-                        recorder: Recorder::new(&name, client.clone(), history.clone(), control.clone()),
+                        recorder: Recorder::new(&name, client, history.clone(), control.clone()),
                         rng: StdRng::seed_from_u64(seed),
                         shared: shared.clone(),
                         commons: commons.clone(),
+                        connector: connector.clone(),
                     };
-                    work(kind, worker, control.clone())
-                });
+                    all.push(work(kind, worker, control.clone()));
+                }
                 futures::future::join_all(all).await;
                 Ok(())
             });
@@ -174,19 +194,24 @@ struct Worker {
     rng: StdRng,
     shared: Rc<Shared>,
     commons: Rc<Commons>,
+    connector: Rc<Connector>,
 }
 
 impl Worker {
     async fn step(&mut self, kind: Kind, number: u64) {
         let (recorder, rng, plan) = (&mut self.recorder, &mut self.rng, &self.shared.plan);
         match kind {
-            Kind::Bank => bank::step(recorder, rng, plan).await,
+            Kind::Bank => bank::step(recorder, rng, plan, number).await,
             Kind::Lists => lists::step(recorder, rng, &self.commons.lists, number).await,
             Kind::Registers => registers::step(recorder, rng, plan, number).await,
             Kind::Ledger => ledger::step(recorder, rng, number).await,
             Kind::Inserts => inserts::step(recorder, rng, &self.commons.inserts, number).await,
             Kind::Counters => counters::step(recorder, rng, number).await,
             Kind::Pairs => pairs::step(recorder, rng, plan, number).await,
+            Kind::Slots => slots::step(recorder, rng, plan, number).await,
+            Kind::Pages => pages::step(recorder, rng, plan, number).await,
+            Kind::Savepoints => savepoints::step(recorder, rng, number).await,
+            Kind::Mortals => mortals::step(recorder, rng, &self.connector, number).await,
         }
     }
 }

@@ -24,6 +24,7 @@ pub struct Recorder {
     control: Rc<Control>,
     /// Where the next transaction has to begin so as not to meet the same conflict.
     min_start: Option<Timestamp>,
+    last_commit: Option<Timestamp>,
     pub(super) doubts: Doubts,
 }
 
@@ -45,6 +46,7 @@ impl Recorder {
             history,
             control,
             min_start: None,
+            last_commit: None,
             doubts: Doubts::default(),
         }
     }
@@ -52,6 +54,11 @@ impl Recorder {
     /// Goes on with another instance of the library; the last one and all it had open is gone at once.
     pub fn reborn(&mut self, client: Client) {
         self.client = client;
+    }
+
+    /// When it last committed a write, as far as it was told.
+    pub fn last_commit(&self) -> Option<Timestamp> {
+        self.last_commit
     }
 
     /// Begins a transaction; `None` when that failed, which is on record.
@@ -183,6 +190,7 @@ impl Recorder {
         self.history.token(id, committed.token);
         self.committed(id, committed.timestamp, is_calm);
         if committed.timestamp > Timestamp::ZERO {
+            self.last_commit = Some(committed.timestamp);
             self.doubts.told(id, Some(committed.token), false);
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::history::Op;
 use crate::invariants::{Evidence, Violation};
-use crate::workload::{ACCOUNT_START, BANK, accounts};
+use crate::workload::{ACCOUNT_START, BANK, accounts, balance};
 
 /// Every sum that was read.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
@@ -22,7 +22,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
             let balances: Vec<i64> = rows
                 .iter()
                 .filter(|(key, _)| key.starts_with(BANK))
-                .map(|(_, found)| found.value.parse().unwrap_or(i64::MIN / 1_000))
+                .map(|(_, found)| balance(&found.value).unwrap_or(i64::MIN / 1_000))
                 .collect();
             let sum: i64 = balances.iter().sum();
             if balances.len() != accounts || sum != expected {

@@ -12,13 +12,17 @@ use crate::invariants::{Evidence, Violation};
 
 const NAME: &str = "R6 reads see the snapshot";
 
+/// Of each key and timestamp: who wrote it, and whether it was a value.
+type Versions<'a> = BTreeMap<&'a str, BTreeMap<Timestamp, (usize, bool)>>;
+
 /// Every read of every transaction.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
-    let mut versions: BTreeMap<&str, BTreeMap<Timestamp, usize>> = BTreeMap::new();
+    let mut versions = Versions::new();
     for txn in evidence.txns {
         if let Some(commit) = txn.commit() {
-            for (key, _) in txn.writes() {
-                versions.entry(key).or_default().insert(commit, txn.id);
+            for (key, value) in txn.effects() {
+                let version = (txn.id, value.is_some());
+                versions.entry(key).or_default().insert(commit, version);
             }
         }
     }
@@ -29,7 +33,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         .collect()
 }
 
-fn check_one(txn: &Txn, versions: &BTreeMap<&str, BTreeMap<Timestamp, usize>>) -> Vec<Violation> {
+fn check_one(txn: &Txn, versions: &Versions<'_>) -> Vec<Violation> {
     let found_at =
         |found: Option<&crate::history::Found>| found.map_or(Timestamp::ZERO, |found| found.timestamp);
     let newest = txn
@@ -52,8 +56,10 @@ fn check_one(txn: &Txn, versions: &BTreeMap<&str, BTreeMap<Timestamp, usize>>) -
         let missed = versions
             .get(key)
             .filter(|_| after <= snapshot)
-            .and_then(|versions| versions.range(after..=snapshot).next());
-        if let Some((missed, writer)) = missed {
+            .and_then(|versions| versions.range(after..=snapshot).next_back());
+        // Nothing is what a deletion leaves.
+        let missed = missed.filter(|(_, (_, has_value))| found.is_some() || *has_value);
+        if let Some((missed, (writer, _))) = missed {
             let what = format!(
                 "T{} read {key} at {} and missed T{writer}'s version at {}, its snapshot is {}",
                 txn.id, at.0, missed.0, snapshot.0

@@ -4,7 +4,7 @@
 //! == a name
 //! # Words about it.
 //! ann 1..5 ser start=3 commit=10: r x -; w x a
-//! lists: lost update
+//! lists: lost update + G-SI (not a snapshot)
 //! replay: -
 //! ```
 //! A transaction: its client, when it began and was over, how it ran, and its operations. Without `commit` it committed,
@@ -51,7 +51,7 @@ fn cases(text: &str) -> Vec<Case> {
         let case = cases.last_mut().expect("a case begins with its name");
         let (head, body) = line.split_once(':').expect("a colon");
         if ["lists", "registers", "replay", "promises"].contains(&head) {
-            let names = body.split(',').map(|name| name.trim().to_owned());
+            let names = body.split(" + ").map(|name| name.trim().to_owned());
             let names = names.filter(|name| name != "-").collect();
             case.expected.push((head.to_owned(), names));
         } else {
@@ -221,9 +221,14 @@ fn every_history_shows_what_it_should() {
             for (checker, mut expected) in case.expected {
                 expected.sort();
                 let found = found_by(&checker, &case.txns);
-                *counts.entry(format!("{checker}: {}", found.join(", "))).or_default() += 1;
+                *counts
+                    .entry(format!("{checker}: {}", found.join(", ")))
+                    .or_default() += 1;
                 if found != expected {
-                    wrong.push(format!("{}, {checker}: {found:?} instead of {expected:?}", case.name));
+                    wrong.push(format!(
+                        "{}, {checker}: {found:?} instead of {expected:?}",
+                        case.name
+                    ));
                 }
             }
         }

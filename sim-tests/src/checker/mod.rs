@@ -1,5 +1,7 @@
 //! Finds anomalies in what clients saw, knowing nothing of how the cluster works.
 
+#[cfg(test)]
+mod cases;
 mod explain;
 pub mod graph;
 pub mod lists;
@@ -7,8 +9,6 @@ pub mod promises;
 pub mod registers;
 pub mod replay;
 mod tarjan;
-#[cfg(test)]
-mod cases;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,8 @@
 mod fields;
 mod read;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,6 +159,11 @@ pub enum Event {
         stream: StreamId,
         epoch: Epoch,
     },
+    Accepted {
+        stream: StreamId,
+        owner: Epoch,
+        matched: Position,
+    },
     Persisted {
         stream: StreamId,
         at: Position,
@@ -211,6 +218,7 @@ impl Event {
             Self::Mounted { .. } => "mounted",
             Self::Recovered { .. } => "recovered",
             Self::Promised { .. } => "promised",
+            Self::Accepted { .. } => "accepted",
             Self::Persisted { .. } => "persisted",
             Self::Restored { .. } => "restored",
             Self::Applied { .. } => "applied",

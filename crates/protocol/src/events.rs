@@ -24,6 +24,7 @@
 //! | `mounted` | journal node | disk | it starts on this disk |
 //! | `recovered` | journal node | stream, promised, epoch, lsn | it has found this on its disk: the promise and the last entry |
 //! | `promised` | journal node | stream, epoch | it has synced the promise |
+//! | `accepted` | journal node | stream, owner_epoch, epoch, lsn | it accepts an append of the owner of `owner_epoch`; when that is synced, its log equals the owner's up to this entry |
 //! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
 //! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
 //! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |

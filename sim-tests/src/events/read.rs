@@ -29,7 +29,7 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
         }),
         name @ ("opening" | "serving" | "leased" | "decided" | "voted" | "barred" | "given_up"
         | "released" | "answered" | "closed" | "stopped") => adjudicator(name, fields),
-        name @ ("mounted" | "recovered" | "promised" | "persisted") => journal(name, fields),
+        name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
         name => storage(name, fields),
     }
 }
@@ -142,6 +142,11 @@ fn journal(name: &str, fields: &Fields) -> Result<Event, String> {
         "promised" => Event::Promised {
             stream: fields.stream()?,
             epoch: fields.epoch("epoch")?,
+        },
+        "accepted" => Event::Accepted {
+            stream: fields.stream()?,
+            owner: fields.epoch("owner_epoch")?,
+            matched: fields.position()?,
         },
         _ => Event::Persisted {
             stream: fields.stream()?,

@@ -190,6 +190,7 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::Answered { at, commit, .. } => write!(f, "{at} commit {}", Seconds(*commit)),
         Event::Stopped { epoch, .. } | Event::Promised { epoch, .. } => write!(f, "{epoch}"),
         Event::Counted { owner, at, .. } => write!(f, "{at} by the owner of {owner}"),
+        Event::Accepted { owner, matched, .. } => write!(f, "an append of {owner}, up to {matched}"),
         Event::Mounted { disk } => write!(f, "disk {:06x}", disk & 0xff_ffff),
         Event::Recovered { promised, last, .. } => write!(f, "up to {last}, promised {promised}"),
         Event::Persisted { at, timestamp, .. } => write!(f, "{at} timestamp {}", Seconds(*timestamp)),

@@ -7,7 +7,7 @@
 //! ```
 //! Committed is what an owner or a journal node counted, what an owner answered, and what a storage node applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{Epoch, Lsn, Position, StreamId, Timestamp};
 
@@ -49,8 +49,19 @@ pub struct StreamLog {
     pub clashes: Vec<(Lsn, usize, usize)>,
     /// Events of journal nodes that replaced an entry which they had counted as committed.
     pub replaced: Vec<(Lsn, usize)>,
+    /// Events of journal nodes that put an entry after another one than its owner did: what they hold, and the owner's.
+    pub mismatched: Vec<(usize, Position, Position)>,
+    /// Events of journal nodes that accepted an append of an epoch below one that they had promised.
+    pub stale: Vec<(usize, Epoch)>,
+    /// Owners that open although too few journal nodes have promised: the event, and how many have.
+    pub unfenced: Vec<(usize, usize)>,
+    /// Events that count an entry although too few journal nodes hold it, and how many do.
+    pub uncommitted: Vec<(usize, usize)>,
+    /// Events of owners that count an entry of an epoch before their own.
+    pub premature: Vec<usize>,
     /// Journal nodes that forgot what they had synced: the event, and what.
     pub forgotten: Vec<(usize, String)>,
+    quorum: usize,
     replicas: BTreeMap<(String, u128), Replica>,
     /// How far owners have counted, by epoch.
     counted: BTreeMap<Epoch, Lsn>,
@@ -68,6 +79,15 @@ impl<'a> Log<'a> {
     /// What these events tell.
     pub fn new(events: &'a [Happened]) -> Self {
         let mut streams: BTreeMap<StreamId, StreamLog> = BTreeMap::new();
+        let journals: BTreeSet<&str> = events
+            .iter()
+            .filter(|happened| is_mounted(&happened.event))
+            .map(|h| &*h.node)
+            .collect();
+        let quorum = match journals.len() {
+            0 => 0,
+            count => meridian_protocol::quorum::majority(count),
+        };
         let mut disks: BTreeMap<&str, u128> = BTreeMap::new();
         for (index, happened) in events.iter().enumerate() {
             let node: &str = &happened.node;
@@ -78,7 +98,7 @@ impl<'a> Log<'a> {
                 event => {
                     if let Some(stream) = stream_of(event) {
                         let disk = disks.get(node).copied().unwrap_or_default();
-                        let log = streams.entry(stream).or_default();
+                        let log = streams.entry(stream).or_insert_with(|| StreamLog::new(quorum));
                         log.take(index, node, disk, event);
                     }
                 }
@@ -122,6 +142,13 @@ impl<'a> Log<'a> {
 }
 
 impl StreamLog {
+    fn new(quorum: usize) -> Self {
+        Self {
+            quorum,
+            ..Self::default()
+        }
+    }
+
     /// The entry at `lsn` in the log of the owner of an epoch; `None` when there is none, or nobody knows.
     pub fn entry(&self, mut epoch: Epoch, lsn: Lsn) -> Option<Position> {
         loop {
@@ -151,6 +178,10 @@ impl StreamLog {
                     adopted: *adopted,
                 };
                 self.openings.entry(at.epoch).or_insert(opening);
+                let promised = self.nodes(|replica| replica.promised() >= at.epoch);
+                if promised < self.quorum {
+                    self.unfenced.push((index, promised));
+                }
                 self.records.entry(*at).or_default().push(index);
             }
             Event::Decided(Decided { at, .. }) | Event::Barred { at, .. } | Event::Released { at, .. } => {
@@ -164,13 +195,31 @@ impl StreamLog {
                 }
             }
             Event::Promised { epoch, .. } => self.replica(node, disk).promise(*epoch),
+            Event::Accepted { owner, .. } => {
+                let promised = self.replica(node, disk).promised();
+                if *owner < promised {
+                    self.stale.push((index, promised));
+                }
+            }
             Event::Persisted { at, .. } => {
+                let before = self.entry(at.epoch, Lsn(at.lsn.0.saturating_sub(1)));
+                if let (Some(held), Some(before)) = (self.replica(node, disk).before(at.lsn), before)
+                    && held != before
+                {
+                    self.mismatched.push((index, held, before));
+                }
                 if let Some(lsn) = self.replica(node, disk).persist(*at) {
                     self.replaced.push((lsn, index));
                 }
             }
             _ => {}
         }
+    }
+
+    /// How many journal nodes are like this, on their present disk or an earlier one.
+    fn nodes(&self, is_so: impl Fn(&Replica) -> bool) -> usize {
+        let so = self.replicas.iter().filter(|(_, replica)| is_so(replica));
+        so.map(|((node, _), _)| node).collect::<BTreeSet<_>>().len()
     }
 
     fn replica(&mut self, node: &str, disk: u128) -> &mut Replica {
@@ -181,12 +230,19 @@ impl StreamLog {
         let news = match self.replicas.get_mut(&(node.to_owned(), disk)) {
             Some(replica) => replica.count(to),
             None => {
+                if to.epoch != owner {
+                    self.premature.push(index);
+                }
                 let from = self.counted.get(&owner).copied().unwrap_or_default();
                 self.counted.insert(owner, to.lsn);
                 let between = (from.0 + 1..to.lsn.0).filter_map(|lsn| self.entry(owner, Lsn(lsn)));
                 between.chain([to]).collect()
             }
         };
+        let holding = self.nodes(|replica| replica.may_hold(to));
+        if holding < self.quorum {
+            self.uncommitted.push((index, holding));
+        }
         for at in news {
             self.claim(at, index, Some(owner));
         }
@@ -208,6 +264,10 @@ impl StreamLog {
     }
 }
 
+fn is_mounted(event: &Event) -> bool {
+    matches!(event, Event::Mounted { .. })
+}
+
 fn stream_of(event: &Event) -> Option<StreamId> {
     match event {
         Event::Opening { stream, .. }
@@ -218,6 +278,7 @@ fn stream_of(event: &Event) -> Option<StreamId> {
         | Event::Counted { stream, .. }
         | Event::Recovered { stream, .. }
         | Event::Promised { stream, .. }
+        | Event::Accepted { stream, .. }
         | Event::Persisted { stream, .. }
         | Event::Applied { stream, .. } => Some(*stream),
         _ => None,

@@ -5,7 +5,6 @@
 
 pub mod clients;
 pub mod coverage;
-pub mod durability;
 pub mod i1_recency;
 pub mod i2_first_committer_wins;
 pub mod i2s_serializable;
@@ -21,6 +20,7 @@ pub mod r13_closures;
 pub mod r18_takeovers;
 pub mod r3_r4_waits;
 mod replica;
+pub mod s7_journal_nodes;
 #[cfg(test)]
 mod testing;
 
@@ -129,7 +129,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         r3_r4_waits::check,
         r13_closures::check,
         r18_takeovers::check,
-        durability::check,
+        s7_journal_nodes::check,
     ];
     let mut violations = coverage::check(evidence);
     violations.extend(rules.iter().flat_map(|check| check(&log)));

@@ -14,6 +14,8 @@ pub(super) struct Replica {
     /// The highest epoch that it synced a promise for.
     promised: Epoch,
     counted: Lsn,
+    /// Up to here it may hold what was never acknowledged, as it did not lose all of that in a crash.
+    unsure: Lsn,
 }
 
 impl Replica {
@@ -25,6 +27,24 @@ impl Replica {
         self.promised = self.promised.max(at.epoch);
         let is_replaced = |(lsn, old): &(&Lsn, &Position)| **lsn <= self.counted && **old != at;
         removed.iter().find(is_replaced).map(|(lsn, _)| *lsn)
+    }
+
+    /// The entry before `lsn`, if it is known.
+    pub(super) fn before(&self, lsn: Lsn) -> Option<Position> {
+        self.held.get(&Lsn(lsn.0.checked_sub(1)?)).copied()
+    }
+
+    /// Whether it holds the entry, or may.
+    pub(super) fn may_hold(&self, at: Position) -> bool {
+        match self.held.get(&at.lsn) {
+            Some(held) => *held == at,
+            None => at.lsn <= self.unsure,
+        }
+    }
+
+    /// The highest epoch that it has synced a promise for.
+    pub(super) fn promised(&self) -> Epoch {
+        self.promised
     }
 
     pub(super) fn promise(&mut self, epoch: Epoch) {
@@ -43,6 +63,7 @@ impl Replica {
         if last != self.last {
             // Something that was not acknowledged survived; what it replaced is not known.
             self.held.split_off(&self.counted.next());
+            self.unsure = last.lsn;
             self.last = last;
         }
         self.promised = self.promised.max(promised);

@@ -217,6 +217,14 @@ pub fn promised(epoch: u64) -> Event {
     }
 }
 
+pub fn accepted(owner: u64, matched: (u64, u64)) -> Event {
+    Event::Accepted {
+        stream: STREAM,
+        owner: Epoch(owner),
+        matched: Position::new(matched.0, matched.1),
+    }
+}
+
 pub fn persisted(epoch: u64, lsn: u64, timestamp: u64) -> Event {
     Event::Persisted {
         stream: STREAM,

@@ -166,6 +166,10 @@ impl Journal {
                 matched,
                 rejoined,
             } => {
+                tracing::trace!(
+                    target: events::TARGET, event = "accepted", stream = id.0, owner_epoch = epoch.0,
+                    epoch = matched.epoch.0, lsn = matched.lsn.0
+                );
                 if persist_promise {
                     decided.records.push(Body::Promise(id, epoch, name.clone()));
                 }

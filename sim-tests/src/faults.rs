@@ -14,10 +14,13 @@ use turmoil::Sim;
 use crate::cluster::{Cluster, Role, Shared};
 use crate::seams::derive;
 
+mod clocks;
 mod disks;
 mod links;
+mod points;
 mod processes;
 
+pub use clocks::FARTHEST;
 use links::{Cut, Links};
 
 /// How often stores write out what they hold, on average.
@@ -40,6 +43,7 @@ enum Kind {
     DiskSlow,
     PowerCut,
     DiskLoss,
+    Point,
 }
 
 impl fmt::Display for Kind {
@@ -121,6 +125,7 @@ impl Faults {
             (Kind::DiskSlow, faults.disk_slow),
             (Kind::PowerCut, faults.power_cut),
             (Kind::DiskLoss, faults.disk_loss),
+            (Kind::Point, faults.points),
         ];
         let now = self.shared.time.elapsed();
         for (kind, mean) in kinds {
@@ -135,16 +140,19 @@ impl Faults {
     pub fn end(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
         self.active = false;
         self.shared.cuts.active.store(false, Ordering::Relaxed);
+        self.shared.points.disarm();
         self.next.clear();
         for (_, repair) in std::mem::take(&mut self.repairs) {
             self.repair(sim, cluster, &repair);
         }
+        self.set_clocks_right(cluster);
     }
 
     /// What breaks and what is repaired at this time.
     pub fn step(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
         let now = self.shared.time.elapsed();
         self.watch(sim, cluster);
+        self.strike_at_points(sim, cluster);
         let (due, later) = std::mem::take(&mut self.repairs)
             .into_iter()
             .partition(|(at, _)| *at <= now);
@@ -192,6 +200,7 @@ impl Faults {
                 self.break_disk(kind, cluster);
             }
             Kind::DiskLoss => self.lose_disk(sim, cluster),
+            Kind::Point => self.arm_point(),
             Kind::PowerLoss => {
                 let all = self.down.len();
                 let many = *[1, 1, 2, 4, all].choose(&mut self.rng).unwrap_or(&1);
@@ -219,19 +228,7 @@ impl Faults {
                 let until = now + spread(&mut self.rng, Duration::from_secs(1));
                 self.repairs.push((until, Repair::Speed));
             }
-            Kind::ClockJump => {
-                let node = cluster.nodes.choose(&mut self.rng);
-                // Often as wrong as it may be.
-                let offset = *[-1.0, 1.0, 0.0, self.rng.random_range(-1.0..=1.0)]
-                    .choose(&mut self.rng)
-                    .unwrap_or(&0.0);
-                let drift_ppm = self.rng.random_range(-500..=500);
-                if let Some(node) = node {
-                    self.count(kind.to_string());
-                    tracing::info!(node = node.name(), offset, drift_ppm, "fault: {kind}");
-                    node.clock.skew(offset, drift_ppm);
-                }
-            }
+            Kind::ClockJump => self.jump(cluster),
         }
     }
 

@@ -12,7 +12,7 @@ use turmoil::Sim;
 
 use crate::cluster::time::{SimTime, TICK};
 use crate::cluster::{Cluster, Role, Shared};
-use crate::faults::Faults;
+use crate::faults::{FARTHEST, Faults};
 use crate::history::{Outcome, Txn};
 use crate::invariants::{self, Content, Evidence, Violation};
 use crate::mutation::Mutation;
@@ -190,6 +190,13 @@ impl World {
                 control.working.get()
             );
             return Err(liveness(what));
+        }
+        if self.shared.plan.clocks_beyond {
+            // Commits may lie in the future, and there it is no shame to miss them.
+            self.until(
+                Duration::from_millis(self.shared.plan.lease_ms) + FARTHEST + CALM,
+                || false,
+            )?;
         }
         tracing::info!("phase: audit");
         control.phase.set(Phase::Audit);

@@ -79,6 +79,7 @@ pub(crate) async fn locate_or_take_over(ctx: Arc<Context>, stream: StreamId, mut
         Ok(fence) => fence,
         Err(why) => return Verdict::Failed(why),
     };
+    ctx.env.reached("adjudicator: fenced").await;
     match recover::read(&ctx, stream, &fence).await {
         Ok(recovered) => Verdict::Won(Box::new(Won { fence, recovered })),
         Err(status) => Verdict::Failed(format!("the adopted log could not be read: {status}")),

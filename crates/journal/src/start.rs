@@ -50,7 +50,7 @@ pub async fn start(
         segments: Segments::new(files),
     };
     let journal = Arc::new(Journal::new(parts, streams));
-    let writer = LogWriter::new(journal.clone(), wal, lock);
+    let writer = LogWriter::new(journal.clone(), wal, lock).in_world(env);
     let stopped = tokio::spawn(supervise(journal.clone(), writer, shutdown));
     let service = Arc::new(JournalService::new(journal));
     Ok(Started { service, stopped })

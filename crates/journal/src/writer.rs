@@ -3,17 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_rpc::Env;
+
 use crate::error::WriteError;
 use crate::journal::{Journal, Work};
-use crate::wal::Wal;
 use crate::wal::format::Body;
+use crate::wal::{Location, Wal};
 
 /// The log and what it is driven for. Holds the directory's lock as long as it writes.
 pub struct LogWriter {
     journal: Arc<Journal>,
     wal: Wal,
     has_ended: bool,
+    /// The world, where somebody may step in before an acknowledgement.
+    env: Option<Env>,
     _lock: Box<dyn Send + Sync>,
+}
+
+/// A group, and what came of writing it.
+struct Written {
+    messages: usize,
+    records: Vec<Body>,
+    result: Result<Vec<Location>, WriteError>,
 }
 
 impl Drop for LogWriter {
@@ -32,8 +43,15 @@ impl LogWriter {
             journal,
             wal,
             has_ended: false,
+            env: None,
             _lock: lock,
         }
+    }
+
+    /// The same writer, for the node of this world.
+    pub fn in_world(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
     }
 
     /// Writes on the calling thread until the node is closed or fails.
@@ -43,7 +61,8 @@ impl LogWriter {
         loop {
             match self.journal.wait_for_work(patience) {
                 Work::Write(group) => {
-                    self.write(group)?;
+                    let written = self.write(group);
+                    self.acknowledge(written)?;
                     patience = idle;
                 }
                 Work::Idle => {
@@ -66,7 +85,11 @@ impl LogWriter {
                     if delay > Duration::ZERO {
                         tokio::time::sleep(delay).await;
                     }
-                    self.write(group)?;
+                    let written = self.write(group);
+                    if let Some(env) = &self.env {
+                        env.reached("journal: persisted").await;
+                    }
+                    self.acknowledge(written)?;
                     tokio::task::yield_now().await;
                 }
                 Work::Idle => {
@@ -85,10 +108,24 @@ impl LogWriter {
         Duration::from_millis(self.journal.config().idle_sync_ms.max(1))
     }
 
-    fn write(&mut self, group: Vec<Vec<Body>>) -> Result<(), String> {
+    fn write(&mut self, group: Vec<Vec<Body>>) -> Written {
         let messages = group.len();
         let records: Vec<Body> = group.into_iter().flatten().collect();
-        match self.wal.append(&records) {
+        let result = self.wal.append(&records);
+        Written {
+            messages,
+            records,
+            result,
+        }
+    }
+
+    fn acknowledge(&mut self, written: Written) -> Result<(), String> {
+        let Written {
+            messages,
+            records,
+            result,
+        } = written;
+        match result {
             Ok(locations) => {
                 self.journal.complete(messages, records, locations);
                 Ok(())

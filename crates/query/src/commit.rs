@@ -214,7 +214,9 @@ impl Processor {
                 home: prepared.home,
                 home_epoch: owner.epoch,
             };
+            self.env.reached("query: commit to be sent").await;
             let mut verdict = self.send(prepared, attempt, &owner.node, deadline).await;
+            self.env.reached("query: commit answered").await;
             if matches!(verdict, Verdict::Unknown) {
                 tracing::info!(txn = %token.txn, stream = %prepared.home, epoch = %owner.epoch, "commit lost after sending");
                 verdict = self.resolve(&token, attempt, deadline).await;

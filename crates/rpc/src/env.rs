@@ -4,12 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::future::BoxFuture;
 use meridian_clock::SharedClock;
 use meridian_types::{NodeName, TxnId};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use crate::network::Network;
+
+/// Places inside of services at which a simulation steps in: between deciding and appending, between persisting and
+/// acknowledging, and the like. A real node has none.
+pub trait FaultPoints: Send + Sync + 'static {
+    /// A service has come to the place of this name; it goes on when the future is done.
+    fn reached(&self, place: &'static str) -> Option<BoxFuture<'static, ()>>;
+}
 
 /// The world of one node. Cheap to clone.
 #[derive(Clone)]
@@ -24,6 +32,7 @@ pub struct Env {
     pub network: Network,
     seed: u64,
     streams: Arc<AtomicU64>,
+    fault_points: Option<Arc<dyn FaultPoints>>,
 }
 
 impl Env {
@@ -36,6 +45,26 @@ impl Env {
             network,
             seed,
             streams: Arc::default(),
+            fault_points: None,
+        }
+    }
+
+    /// The same world, in which somebody steps in at places inside of services.
+    pub fn with_fault_points(self, points: Arc<dyn FaultPoints>) -> Self {
+        Self {
+            fault_points: Some(points),
+            ..self
+        }
+    }
+
+    /// A place where a simulation may step in; see [`FaultPoints`]. Otherwise it costs nothing.
+    pub async fn reached(&self, place: &'static str) {
+        if let Some(wait) = self
+            .fault_points
+            .as_ref()
+            .and_then(|points| points.reached(place))
+        {
+            wait.await;
         }
     }
 

@@ -15,7 +15,7 @@ pub mod network;
 pub mod owner;
 pub mod service;
 
-pub use env::Env;
+pub use env::{Env, FaultPoints};
 pub use error::KvError;
 pub use guard::Identity;
 pub use listen::{Listener, serve};

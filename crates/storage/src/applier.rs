@@ -177,7 +177,7 @@ impl Applier {
             };
             heard = Instant::now();
             was_useful |= !batch.events.is_empty();
-            if let Err(left) = self.take(batch, &mut feed, was_useful) {
+            if let Err(left) = self.take(batch, &mut feed, was_useful).await {
                 return left;
             }
             // One apply may take milliseconds; a long backlog must not keep this thread from its other tasks.
@@ -187,7 +187,7 @@ impl Applier {
 
     /// Takes one message, and what else has arrived by now up to the batch's size; then applies all of it at
     /// once.
-    fn take(
+    async fn take(
         &mut self,
         first: FeedBatch,
         feed: &mut Streaming<FeedBatch>,
@@ -226,12 +226,12 @@ impl Applier {
         // more.
         if !matches!(fault, Some(Left::Failed(_))) {
             let gathered = self.intake.drain();
-            self.apply(gathered)?;
+            self.apply(gathered).await?;
         }
         fault.map_or(Ok(()), Err)
     }
 
-    fn apply(&self, gathered: Gathered) -> Result<(), StoreError> {
+    async fn apply(&self, gathered: Gathered) -> Result<(), StoreError> {
         if !gathered.batch.is_empty() {
             if is_broken(Rule::AtomicApply) {
                 let progress = gathered.batch.progress.clone();
@@ -247,6 +247,7 @@ impl Applier {
             let figures = &self.shared.figures;
             Figures::add(&figures.entries_applied, gathered.entries);
             Figures::add(&figures.versions_applied, gathered.batch.versions.len() as u64);
+            self.env.reached("storage: applied").await;
         }
         if !gathered.closures.is_empty() {
             self.shared.closed.send_if_modified(|closed| {

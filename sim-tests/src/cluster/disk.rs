@@ -132,22 +132,23 @@ impl Disk {
             capacity_bytes: Some(files.used_bytes() + rng.random_range(0..=8_192)),
             ..Fault::default()
         };
-        // A file system that copies on write has no room in a file that is set aside, either.
-        if rng.random_bool(0.5) {
-            fault.full_writes = rng.random_range(1..=20);
-        }
-        if rng.random_bool(0.2) {
-            fault.full_syncs = rng.random_range(1..=3);
+        // Rare, and then the node stops: what the disk holds is not known any more.
+        if rng.random_bool(0.1) {
+            fault.full_syncs = 1;
         }
         files.set_fault(fault);
         let mut state = self.state();
         state.capacity = fault.capacity_bytes;
+        state.refuses_writes = rng.random_bool(0.7);
         state.is_excused = true;
     }
 
     /// There is room again.
     pub fn has_room(&self) {
-        self.state().capacity = None;
+        {
+            let mut state = self.state();
+            (state.capacity, state.refuses_writes) = (None, false);
+        }
         self.directory().set_fault(Fault::default());
     }
 

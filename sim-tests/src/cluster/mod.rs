@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod disk;
 pub mod node;
+pub mod points;
 pub mod process;
 pub mod sockets;
 pub mod time;
@@ -30,6 +31,7 @@ use crate::trace::Trace;
 use clock::SkewedClock;
 use disk::Disk;
 use node::Node;
+use points::Points;
 use sockets::Sockets;
 use time::SimTime;
 use wire::{Cuts, SimDialer};
@@ -55,19 +57,14 @@ pub enum Role {
 }
 
 impl Role {
-    const LAYOUT: [(Self, usize); 5] = [
-        (Self::Journal, 3),
-        (Self::Adjudicator, 2),
-        (Self::Storage, 2),
-        (Self::Query, 2),
-        (Self::Router, 1),
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Journal,
+        Self::Adjudicator,
+        Self::Storage,
+        Self::Query,
+        Self::Router,
     ];
-
-    fn names(self) -> impl Iterator<Item = NodeName> {
-        let layout = Self::LAYOUT.iter().find(|(role, _)| *role == self);
-        let count = layout.map_or(0, |(_, count)| *count);
-        (1..=count).map(move |number| NodeName(format!("{self}-{number}")))
-    }
 }
 
 impl fmt::Display for Role {
@@ -94,6 +91,8 @@ pub struct Shared {
     pub cuts: Cuts,
     /// The cluster's id.
     pub cluster: ClusterId,
+    /// Places inside of services where something is to happen.
+    pub points: Points,
     /// What must not have happened, and was noticed while it did.
     alarms: Mutex<Vec<String>>,
 }
@@ -111,8 +110,17 @@ impl Shared {
             plan,
             time,
             trace,
+            points: Points::default(),
             alarms: Mutex::default(),
         })
+    }
+
+    /// The names of all nodes that run this.
+    pub fn names(&self, role: Role) -> Vec<NodeName> {
+        let count = self.plan.shape.count(role);
+        (1..=count)
+            .map(|number| NodeName(format!("{role}-{number}")))
+            .collect()
     }
 
     /// What a client opens connections with.
@@ -154,8 +162,8 @@ impl Cluster {
     pub fn new(shared: &Rc<Shared>) -> Self {
         let mut rng = StdRng::seed_from_u64(derive(shared.plan.seed, "nodes"));
         let mut nodes = Vec::new();
-        for (role, _) in Role::LAYOUT {
-            for name in role.names() {
+        for role in Role::ALL {
+            for name in shared.names(role) {
                 nodes.push(Rc::new(new_node(shared, role, name, &mut rng)));
             }
         }

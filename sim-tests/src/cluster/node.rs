@@ -195,8 +195,9 @@ impl Node {
             self.clock.clone(),
             network.clone(),
             seed,
-        );
-        let candidates = Role::Adjudicator.names().collect();
+        )
+        .with_fault_points(self.shared.points.of(self.name()));
+        let candidates = self.shared.names(Role::Adjudicator);
         // Held as long as the node lives: its services watch it.
         let (_map, map) = watch::channel(Arc::new(RangeMap::single(candidates)));
         let owners = Owners::new(network, map.clone());
@@ -241,7 +242,7 @@ impl Node {
         map: watch::Receiver<Arc<RangeMap>>,
         stop: CancellationToken,
     ) -> Result<Started, ServiceFailure> {
-        let journals: Vec<NodeName> = Role::Journal.names().collect();
+        let journals: Vec<NodeName> = self.shared.names(Role::Journal);
         match self.role {
             Role::Journal => {
                 let config = self.journal_config();
@@ -267,13 +268,13 @@ impl Node {
                     page_bytes: self.shared.plan.page_bytes,
                     ..meridian_query::Config::default()
                 };
-                let storage = Role::Storage.names().collect();
+                let storage = self.shared.names(Role::Storage);
                 meridian_query::start(config, env, owners, storage, stop).await
             }
             Role::Router => {
                 let config = meridian_router::Config::default();
-                let queries = Role::Query.names().collect();
-                meridian_router::start(config, env, queries, all_nodes(), stop).await
+                let queries = self.shared.names(Role::Query);
+                meridian_router::start(config, env, queries, all_nodes(&self.shared), stop).await
             }
         }
     }
@@ -304,9 +305,9 @@ impl Node {
     }
 }
 
-fn all_nodes() -> Vec<NodeInfo> {
-    let nodes = Role::LAYOUT.iter().flat_map(|(role, _)| {
-        role.names().map(|name| NodeInfo {
+fn all_nodes(shared: &Shared) -> Vec<NodeInfo> {
+    let nodes = Role::ALL.into_iter().flat_map(|role| {
+        shared.names(role).into_iter().map(move |name| NodeInfo {
             address: name.to_string(),
             name,
             region: REGION.to_owned(),

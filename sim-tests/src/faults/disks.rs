@@ -86,17 +86,12 @@ impl Faults {
             }
         }
         node.expect_refusal();
-        if let Some(down) = self.down.get_mut(index) {
-            *down = true;
-        }
-        let until = self.shared.time.elapsed() + spread(&mut self.rng, Duration::from_secs(1));
-        self.repairs.push((until, Repair::Start(index)));
+        self.restart_later(index);
     }
 
     /// What came of broken disks: machines without power are switched off, processes that gave up start again, as an
     /// init system sees to.
     pub(super) fn watch(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
-        let now = self.shared.time.elapsed();
         for (index, node) in cluster.nodes.iter().enumerate() {
             if let Some(misuse) = node.disk.misuse() {
                 self.shared.alarm(format!("{}: {misuse}", node.name()));
@@ -109,18 +104,12 @@ impl Faults {
             } else if node.is_running() || is_down {
                 continue;
             } else {
-                self.count(format!("gave up {}", node.role));
+                self.count(format!("GaveUp {}", node.role));
                 if node.is_told_to_begin_anew() {
-                    self.count("refused its disk".to_owned());
+                    self.count("RefusedDisk".to_owned());
                 }
             }
-            if !is_down {
-                if let Some(down) = self.down.get_mut(index) {
-                    *down = true;
-                }
-                let until = now + spread(&mut self.rng, Duration::from_millis(500));
-                self.repairs.push((until, Repair::Start(index)));
-            }
+            self.restart_later(index);
         }
     }
 }

@@ -66,6 +66,7 @@ fn power_losses(plan: &mut Plan) {
 }
 
 fn clocks_apart(plan: &mut Plan) {
+    plan.clocks_beyond = false;
     plan.faults.clock_jump = Some(Duration::from_secs(1));
     plan.clock_bound = Duration::from_millis(50);
     plan.lead_ms = Some(40);

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::pick;
+use super::{Shape, pick};
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,12 +112,23 @@ impl ClientHost {
         }
     }
 
+    /// Only nodes that are there are connected to, and the first router by whoever finds none.
+    pub(super) fn fit(&mut self, shape: &Shape) {
+        self.endpoints.retain(|endpoint| shape.has(endpoint));
+        if self.endpoints.is_empty() {
+            self.endpoints = Self::plain().endpoints;
+        }
+    }
+
     fn new(rng: &mut StdRng) -> Self {
         let endpoints: &[&[&str]] = &[
             &["router-1"],
             &["router-1", "query-1"],
             &["query-2", "router-1"],
             &["query-1", "query-2"],
+            &["router-2", "router-1"],
+            &["router-1", "router-2"],
+            &["query-3", "query-1"],
         ];
         Self {
             workers: Vec::new(),

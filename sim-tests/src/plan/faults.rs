@@ -40,6 +40,8 @@ pub struct Faults {
     /// A journal node's disk is lost, or damaged and found out, and replaced: once in a run, because more than one at
     /// a time is more than the protocol promises to bear.
     pub disk_loss: Option<Duration>,
+    /// A process dies, loses its power, stops or waits at a certain place in its code.
+    pub points: Option<Duration>,
     /// Connections live this long on average, then break with everything under way.
     pub cut: Option<Duration>,
     /// How many processes may be down at once.
@@ -76,6 +78,7 @@ impl Faults {
             &mut faults.disk_slow,
             &mut faults.power_cut,
             &mut faults.disk_loss,
+            &mut faults.points,
         ];
         // Some runs are calm but for one kind, some have all of them.
         let share = *pick(rng, &[0.15, 0.4, 0.8]);

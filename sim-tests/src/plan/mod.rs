@@ -3,6 +3,7 @@
 
 mod clients;
 mod faults;
+mod shape;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::seams::derive;
 
 pub use clients::{ClientHost, Clients, Kind};
 pub use faults::Faults;
+pub use shape::Shape;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -23,6 +25,11 @@ pub struct Plan {
     pub seed: u64,
     /// The rule that is broken on purpose.
     pub mutation: Option<Mutation>,
+    /// How many nodes there are.
+    pub shape: Shape,
+    /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
+    /// still all the rest.
+    pub clocks_beyond: bool,
     /// How wrong clocks may be.
     pub clock_bound: Duration,
     /// Messages take between these.
@@ -65,6 +72,8 @@ impl Plan {
         let mut plan = Self {
             seed,
             mutation,
+            shape: Shape::new(&mut part("shape")),
+            clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
             latency: (Duration::ZERO, Duration::from_millis(slowest)),
             tcp_capacity: *pick(rng, &[64, 1_024]),
@@ -85,6 +94,12 @@ impl Plan {
             chaos: Duration::from_secs(rng.random_range(8..=20)),
             faults: Faults::new(&mut part("faults")),
         };
+        for host in &mut plan.clients.hosts {
+            host.fit(&plan.shape);
+        }
+        if plan.clocks_beyond {
+            plan.faults.clock_jump.get_or_insert(Duration::from_secs(2));
+        }
         if let Some(bias) = mutation.and_then(Mutation::bias) {
             (bias.apply)(&mut plan);
         }

@@ -335,14 +335,14 @@ impl Owner {
             .is_some_and(|at| now.duration_since(at) <= self.ctx.config.idle_after())
     }
 
-    /// Renews the lease when it is time to (section 8).
-    pub(super) fn renew_lease(&mut self) {
+    /// Renews the lease when it is time to (section 8). Whether it was.
+    pub(super) fn renew_lease(&mut self) -> bool {
         if self.phase != Phase::Serving || self.leases_in_flight >= MAX_LEASES_IN_FLIGHT {
-            return;
+            return false;
         }
         let now = self.ctx.now();
         let Some(lease_end) = self.lease.renew(now) else {
-            return;
+            return false;
         };
         let (_, map_version) = self.ctx.range(self.stream);
         let lsn = self.adjudication.take_lsn();
@@ -352,6 +352,7 @@ impl Owner {
         });
         self.leases_in_flight += 1;
         self.answer_at(lsn, Answer::Lease(lease_end));
+        true
     }
 
     /// Forgets outcomes that are older than they have to be answerable (section 5).

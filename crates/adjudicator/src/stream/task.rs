@@ -59,6 +59,8 @@ pub(super) struct Task {
     /// Shutdown: when handing over must have ended.
     pub(super) release_until: Option<Instant>,
     pub(super) rng: StdRng,
+    /// What was just done and not sent yet.
+    pub(super) unsent: Option<&'static str>,
 }
 
 /// What woke the task.
@@ -100,6 +102,7 @@ impl Task {
             known_owner: None,
             release_until: None,
             rng,
+            unsent: None,
         }
     }
 
@@ -116,7 +119,7 @@ impl Task {
                 Event::Decide(work) => self.on_decide(work),
             }
             self.take_queued();
-            if self.settle() {
+            if self.settle().await {
                 break;
             }
         }
@@ -285,6 +288,7 @@ impl Task {
         self.handle.budget.give_back(work.bytes);
         if let Role::Owner(owner) = &mut self.role {
             owner.on_request(work);
+            self.unsent = Some("adjudicator: decided");
             return;
         }
         work.reply.refused(wrong_epoch(self.known_owner.as_ref()));
@@ -298,12 +302,14 @@ impl Task {
     }
 
     /// After a batch of events: everything that follows from the new state. `true` when the task is to end.
-    fn settle(&mut self) -> bool {
+    async fn settle(&mut self) -> bool {
         let at = Instant::now();
         self.retry(at);
         if let Role::Owner(owner) = &mut self.role {
             owner.one_way = peers::quorum_one_way(&self.peers, self.ctx.quorum());
-            owner.renew_lease();
+            if owner.renew_lease() {
+                self.unsent = Some("adjudicator: lease renewed");
+            }
             owner.decide_held();
             owner.release_the_waiting();
             owner.answer_lease_waiters(&mut self.peers);
@@ -312,7 +318,13 @@ impl Task {
             for peer in &mut self.peers {
                 peer.paused_until = peer.paused_until.filter(|until| at < *until);
             }
+            if let Some(what) = self.unsent.take() {
+                self.ctx.env.reached(what).await;
+            }
             owner.pump(&mut self.peers);
+            if owner.phase == Phase::Opening {
+                self.ctx.env.reached("adjudicator: opened").await;
+            }
             owner.catch_up(&mut self.peers, &self.handle.links);
             self.see_about_refencing(at);
         }

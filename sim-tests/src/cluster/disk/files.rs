@@ -15,6 +15,8 @@ pub(super) struct State {
     pub delay: Duration,
     /// What all files together may hold.
     pub capacity: Option<u64>,
+    /// There is no room for anything but zeros, not even where a file is set aside: on a file system that copies on write.
+    pub refuses_writes: bool,
     /// Reading fails.
     pub fails_reads: bool,
     /// After this many further syncs the power fails, before the sync makes anything durable.
@@ -37,6 +39,7 @@ impl State {
             lies,
             delay: Duration::ZERO,
             capacity: None,
+            refuses_writes: false,
             fails_reads: false,
             power_fails_in: None,
             is_dead: false,
@@ -169,7 +172,10 @@ impl File for WatchedFile {
     fn write_all_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.check_power()?;
-        let written = self.file.write_all_at(offset, parts);
+        let mut written = self.file.write_all_at(offset, parts);
+        if state.refuses_writes && parts.iter().flatten().any(|byte| *byte != 0) {
+            written = written.and(Err(io::ErrorKind::StorageFull.into()));
+        }
         state.on_result("something was written", written)
     }
 

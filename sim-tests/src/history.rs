@@ -55,8 +55,8 @@ pub struct Txn {
     pub ops: Vec<Op>,
     /// What became of it.
     pub outcome: Outcome,
-    /// What the cluster said when it was asked once more after that.
-    pub asked: Option<Outcome>,
+    /// What the cluster said whenever it was asked beside that.
+    pub asked: Vec<Outcome>,
     /// Its commit token, as far as its client knows it.
     pub token: Option<CommitToken>,
 }
@@ -218,7 +218,7 @@ impl History {
         });
     }
 
-    /// The cluster was asked once more what became of it.
+    /// The cluster was asked what became of it.
     pub fn asked(&self, id: usize, said: Outcome) {
         self.change(id, |txn| {
             // A client that was not told when it committed learns it so.
@@ -227,7 +227,7 @@ impl History {
             {
                 *known = *timestamp;
             }
-            txn.asked = Some(said);
+            txn.asked.push(said);
         });
     }
 

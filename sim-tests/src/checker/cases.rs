@@ -87,8 +87,8 @@ fn txn(id: usize, head: &str, body: &str) -> Txn {
             "commit" => txn.outcome = Outcome::Committed(timestamp(value)),
             "aborted" => txn.outcome = Outcome::Aborted("told so".to_owned()),
             "unknown" => txn.outcome = Outcome::Unknown,
-            "asked" if value == "aborted" => txn.asked = Some(Outcome::Aborted("asked".to_owned())),
-            "asked" => txn.asked = Some(Outcome::Committed(timestamp(value))),
+            "asked" if value == "aborted" => txn.asked.push(Outcome::Aborted("asked".to_owned())),
+            "asked" => txn.asked.push(Outcome::Committed(timestamp(value))),
             _ => panic!("{word} is not known"),
         }
     }

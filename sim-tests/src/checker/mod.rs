@@ -9,8 +9,6 @@ pub mod promises;
 pub mod registers;
 pub mod replay;
 mod tarjan;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

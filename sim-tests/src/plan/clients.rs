@@ -49,7 +49,7 @@ impl Kind {
         (Self::Slots, 0.4, 2),
         (Self::Pages, 0.4, 2),
         (Self::Savepoints, 0.4, 1),
-        (Self::Mortals, 0.4, 1),
+        (Self::Mortals, 0.5, 2),
     ];
 }
 
@@ -136,5 +136,31 @@ impl ClientHost {
             sessions: *pick(rng, &[1, 1, 2]),
             session_lifetime: *pick(rng, &[Duration::from_secs(2), Duration::from_secs(600)]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::plan::Plan;
+
+    #[test]
+    fn every_kind_works_in_many_seeds() {
+        let mut seeds: BTreeMap<Kind, usize> = BTreeMap::new();
+        for seed in 0..200 {
+            let clients = Plan::new(seed, None).clients;
+            assert!(clients.hosts.iter().all(|host| !host.workers.is_empty()));
+            let workers = clients.hosts.iter().flat_map(|host| &host.workers);
+            let mut kinds: Vec<Kind> = workers.map(|(kind, _)| *kind).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            kinds
+                .into_iter()
+                .for_each(|kind| *seeds.entry(kind).or_default() += 1);
+        }
+        assert_eq!(seeds.len(), Kind::ALL.len());
+        assert!(seeds.values().all(|count| *count > 50), "{seeds:?}");
     }
 }

@@ -8,6 +8,7 @@ mod inserts;
 mod ledger;
 mod lists;
 mod mortals;
+mod open;
 mod pages;
 mod pairs;
 mod recorded;

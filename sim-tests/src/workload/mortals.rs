@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_millis(300);
 /// A transaction, and perhaps a death.
 pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &Connector, number: u64) {
     let who = format!("{}.{number}", recorder.name);
-    let dies = rng.random_range(0..8);
+    let dies = rng.random_range(0..12);
     let patience = Duration::from_millis(rng.random_range(0..=60));
     let doubt = match rng.random_bool(0.5) {
         true => Doubt::AskLater,
@@ -50,6 +50,11 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &Connect
             tokio::time::sleep(IDLE + patience * 20).await;
             txn.commit().await
         }
+        5 => {
+            txn.commit_within(patience, Doubt::AskNow).await;
+            true
+        }
+        6 | 7 => txn.commit_and_ask(patience).await,
         _ => txn.commit().await,
     };
     // With all its connections, whatever it had open.

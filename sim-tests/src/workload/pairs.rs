@@ -16,7 +16,7 @@ use crate::history::Mode;
 use crate::plan::Plan;
 
 /// Pairs of each guard.
-const PAIRS_EACH: usize = 2;
+const PAIRS_EACH: usize = 1;
 
 /// What keeps two transactions from turning off a pair together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number
     };
     let side = rng.random_range(0..2);
     // Time for another one to do the same.
-    let pause = plan.think.mul_f64(rng.random_range(0.0..0.5));
+    let pause = plan.think.mul_f64(rng.random_range(0.0..1.0));
     let done = turn(&txn, guard, &pair, side, pause, &who).await;
     txn.finish(done).await;
 }

@@ -1,15 +1,14 @@
 //! A client of the real library that notes what it asks and what it is told.
 
 use std::cell::Cell;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
 use meridian_client::{
-    Client, CommitToken, Committed, Error, Execute, Executed, Isolation, KvError, Timestamp, Transaction,
-    TxnOptions,
+    Client, CommitToken, Committed, Error, Execute, Executed, Isolation, KvError, Timestamp, TxnOptions,
 };
 
+use super::open::Recorded;
 use super::recorded::Handle;
 use super::settle::Doubts;
 use super::{Control, Phase};
@@ -21,7 +20,7 @@ pub struct Recorder {
     pub name: String,
     pub(super) client: Client,
     pub(super) history: History,
-    control: Rc<Control>,
+    pub(super) control: Rc<Control>,
     /// Where the next transaction has to begin so as not to meet the same conflict.
     min_start: Option<Timestamp>,
     last_commit: Option<Timestamp>,
@@ -31,7 +30,9 @@ pub struct Recorder {
 /// What is asked for after a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// If the outcome is unknown it is asked for at the end.
+    /// If the outcome is unknown it is asked for at once, while the commit may still be under way.
+    AskNow,
+    /// It is asked for at the end.
     AskLater,
     /// It is never asked for.
     NeverAsk,
@@ -186,7 +187,7 @@ impl Recorder {
         self.control.phase.get() >= Phase::Calm
     }
 
-    fn acknowledged(&mut self, id: usize, committed: Committed, is_calm: bool) {
+    pub(super) fn acknowledged(&mut self, id: usize, committed: Committed, is_calm: bool) {
         self.history.token(id, committed.token);
         self.committed(id, committed.timestamp, is_calm);
         if committed.timestamp > Timestamp::ZERO {
@@ -203,12 +204,12 @@ impl Recorder {
     }
 
     /// It was not asked to commit, so it is certain that it did not.
-    fn failed(&mut self, id: usize, error: &Error) {
+    pub(super) fn failed(&mut self, id: usize, error: &Error) {
         self.begin_after(error);
         self.history.end(id, Outcome::Aborted(error.to_string()));
     }
 
-    fn ended_with(
+    pub(super) fn ended_with(
         &mut self,
         id: usize,
         error: &Error,
@@ -258,91 +259,5 @@ fn options(mode: Mode) -> TxnOptions {
             _ => None,
         },
         ..TxnOptions::default()
-    }
-}
-
-/// An open transaction, on record.
-pub struct Recorded<'a> {
-    recorder: &'a mut Recorder,
-    handle: Handle,
-    is_calm: bool,
-    transaction: Transaction,
-}
-
-impl Deref for Recorded<'_> {
-    type Target = Handle;
-
-    fn deref(&self) -> &Handle {
-        &self.handle
-    }
-}
-
-impl Recorded<'_> {
-    /// Commits; whether that succeeded.
-    pub async fn commit(self) -> bool {
-        self.commit_within(Duration::MAX, Doubt::AskLater).await
-    }
-
-    /// Commits, but stops waiting for the answer after `patience`: then the outcome is in doubt.
-    pub async fn commit_within(self, patience: Duration, doubt: Doubt) -> bool {
-        let Self {
-            recorder,
-            handle,
-            is_calm,
-            transaction,
-        } = self;
-        let id = handle.id;
-        match tokio::time::timeout(patience, transaction.commit()).await {
-            Ok(Ok(committed)) => {
-                recorder.acknowledged(id, committed, is_calm);
-                true
-            }
-            Ok(Err(error)) => {
-                recorder.ended_with(id, &error, Some(handle.txn.token()), is_calm, doubt);
-                false
-            }
-            Err(_) => {
-                let token = handle.txn.token();
-                recorder.history.token(id, token);
-                if doubt == Doubt::AskLater {
-                    recorder.doubts.unknown(id, token, is_calm);
-                }
-                false
-            }
-        }
-    }
-
-    /// Commits after success, gives up after an error.
-    pub async fn finish(self, done: Result<(), Error>) -> bool {
-        match done {
-            Ok(()) => self.commit().await,
-            Err(error) => {
-                self.give_up(&error);
-                false
-            }
-        }
-    }
-
-    /// Ends after an error of an operation.
-    pub fn give_up(self, error: &Error) {
-        self.recorder.failed(self.handle.id, error);
-    }
-
-    /// Ends without a word more than the library says by itself.
-    pub fn vanish(self) {
-        let history = &self.recorder.history;
-        history.end(
-            self.handle.id,
-            Outcome::Aborted("its client went away".to_owned()),
-        );
-    }
-
-    /// Rolls back on purpose.
-    pub async fn rollback(self) {
-        // Nothing is applied whatever it answers.
-        let _ = self.transaction.rollback().await;
-        self.recorder
-            .history
-            .end(self.handle.id, Outcome::Aborted("rolled back".to_owned()));
     }
 }

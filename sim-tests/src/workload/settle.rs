@@ -45,11 +45,7 @@ impl Recorder {
     pub async fn settle(&mut self) {
         let doubts = std::mem::take(&mut self.doubts);
         for (id, token, is_calm) in doubts.unknown {
-            match self.ask(id, token).await {
-                Outcome::Committed(timestamp) => self.committed(id, timestamp, is_calm),
-                Outcome::Aborted(why) => self.history.end(id, Outcome::Aborted(why)),
-                Outcome::Unknown => {}
-            }
+            self.resolve(id, token, is_calm).await;
         }
         for (id, token) in doubts.told.into_iter().chain(doubts.timeless) {
             let said = self.ask(id, token).await;
@@ -57,15 +53,34 @@ impl Recorder {
         }
     }
 
+    /// Asks until the outcome of a commit in doubt is known.
+    pub(super) async fn resolve(&mut self, id: usize, token: CommitToken, is_calm: bool) {
+        match self.ask(id, token).await {
+            Outcome::Committed(timestamp) => self.committed(id, timestamp, is_calm),
+            Outcome::Aborted(why) => self.history.end(id, Outcome::Aborted(why)),
+            Outcome::Unknown => return,
+        }
+        self.doubts.told(id, Some(token), false);
+    }
+
     /// What the cluster says; unknown only if it has forgotten.
     async fn ask(&self, id: usize, token: CommitToken) -> Outcome {
         loop {
             match self.client.outcome(token).await {
-                Ok(Fate::Committed(timestamp)) => return Outcome::Committed(timestamp),
-                Ok(Fate::Aborted) => return Outcome::Aborted("says its outcome".to_owned()),
-                Ok(Fate::Forgotten) => return Outcome::Unknown,
+                Ok(said) => return said.into(),
                 Err(error) => tracing::debug!(txn = id, %error, "outcome not known yet"),
             }
+        }
+    }
+}
+
+impl From<Fate> for Outcome {
+    fn from(said: Fate) -> Self {
+        match said {
+            Fate::Committed(timestamp) => Self::Committed(timestamp),
+            Fate::Aborted => Self::Aborted("says its outcome".to_owned()),
+            // Nobody remembers.
+            Fate::Forgotten => Self::Unknown,
         }
     }
 }

@@ -34,7 +34,7 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number
     let Some(txn) = recorder.begin(mode).await else {
         return;
     };
-    let pause = plan.think.mul_f64(rng.random_range(0.0..0.5));
+    let pause = plan.think.mul_f64(rng.random_range(0.0..1.0));
     let all_at_once = rng.random_bool(0.5);
     let done = fill(&txn, guard, all_at_once, pause, &who).await;
     txn.finish(done).await;

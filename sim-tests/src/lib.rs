@@ -16,7 +16,7 @@
 //! | `workload`, `history` | what clients do, and what they saw |
 //! | `events` | what services logged of the protocol |
 //! | `invariants` | one file each, headed by its formal statement |
-//! | `checker` | dependency graphs of transactions |
+//! | `checker` | judges what clients saw: dependency graphs, replay by timestamps |
 //! | `mutation`, `table` | rules broken on purpose, and how many seeds each takes to be caught |
 //! | `driver`, `ledger`, `regressions` | many seeds, one process each; those ever run, and those to be kept |
 //!

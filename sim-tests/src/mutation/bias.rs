@@ -40,9 +40,11 @@ impl Mutation {
             Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow | Rule::AtomicApply) => {
                 ("crashes", crashes)
             }
-            Self::Rule(Rule::DurableBar | Rule::AttemptBar) => {
-                ("connections break, partitions, long deadlines", doubts)
-            }
+            Self::Rule(Rule::DurableBar) => (
+                "connections break, query processors die, owners lose the journal",
+                doubts,
+            ),
+            Self::Rule(Rule::AttemptBar) => ("connections break, a slow network", late_requests),
             Self::Rule(
                 Rule::CurrentEpoch
                 | Rule::FencePromise
@@ -109,18 +111,37 @@ fn crashes(plan: &mut Plan) {
     plan.faults.crash = Some(Duration::from_millis(700));
 }
 
+/// A client that has lost its query processor asks another one, which knows the former owner.
 fn doubts(plan: &mut Plan) {
-    plan.faults.cut = Some(Duration::from_millis(800));
-    plan.faults.crash = Some(Duration::from_millis(700));
-    plan.faults.partition = Some(Duration::from_secs(1));
-    plan.faults.hold = Some(Duration::from_secs(1));
-    plan.deadline = Duration::from_secs(10);
+    plan.latency = (Duration::ZERO, Duration::from_millis(20));
+    plan.think = Duration::from_millis(5);
+    plan.faults = Faults {
+        cut: Some(Duration::from_millis(700)),
+        crash: Some(Duration::from_secs(1)),
+        partition: Some(Duration::from_millis(800)),
+        max_down: 1,
+        stopped: &[Role::Query],
+        parted: &[Role::Adjudicator, Role::Journal],
+        ..Faults::default()
+    };
+}
+
+/// What is on its way when a connection breaks may arrive after the question about it on the next.
+fn late_requests(plan: &mut Plan) {
+    plan.latency = (Duration::ZERO, Duration::from_millis(60));
+    plan.think = Duration::from_millis(5);
+    plan.faults = Faults {
+        cut: Some(Duration::from_millis(500)),
+        ..Faults::default()
+    };
 }
 
 /// One takeover after the other, each with part of the journal.
 fn takeovers(plan: &mut Plan) {
     plan.latency = (Duration::from_millis(1), Duration::from_millis(20));
-    plan.lease_ms = 300;
+    plan.think = Duration::from_millis(5);
+    // A former owner goes on for long with the node that it has left.
+    plan.lease_ms = 3_000;
     plan.faults = Faults {
         crash: Some(Duration::from_millis(600)),
         partition: Some(Duration::from_millis(1_200)),

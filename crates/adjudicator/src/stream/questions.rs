@@ -164,13 +164,10 @@ impl Owner {
             self.log_given_up(attempt);
             return Outcome::Aborted;
         }
-        if is_broken(Rule::AttemptBar) {
-            return Outcome::Aborted;
-        }
         // It may still arrive: from now on it is refused.
         let max_error = self.ctx.env.clock.max_error();
         let not_before = start.max(self.ctx.now().latest.saturating_add(max_error));
-        if self.barred_attempts.bar(attempt, not_before) {
+        if is_broken(Rule::AttemptBar) || self.barred_attempts.bar(attempt, not_before) {
             tracing::debug!(txn = %attempt.txn, stream = %self.stream, "attempt given up");
             self.log_given_up(attempt);
             Outcome::Aborted

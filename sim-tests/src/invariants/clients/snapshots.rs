@@ -57,8 +57,16 @@ fn check_one(txn: &Txn, versions: &Versions<'_>) -> Vec<Violation> {
             .get(key)
             .filter(|_| after <= snapshot)
             .and_then(|versions| versions.range(after..=snapshot).next_back());
-        // Nothing is what a deletion leaves.
+        // Nothing is what a deletion leaves; one after the newest version that T saw may still lie before s.
         let missed = missed.filter(|(_, (_, has_value))| found.is_some() || *has_value);
+        let may_be_deleted = found.is_none() && txn.start().is_none() && {
+            let later = versions
+                .get(key)
+                .into_iter()
+                .flat_map(|versions| versions.range(snapshot..));
+            later.into_iter().any(|(_, (_, has_value))| !has_value)
+        };
+        let missed = missed.filter(|_| !may_be_deleted);
         if let Some((missed, (writer, _))) = missed {
             let what = format!(
                 "T{} read {key} at {} and missed T{writer}'s version at {}, its snapshot is {}",

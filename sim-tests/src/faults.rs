@@ -101,14 +101,17 @@ impl Faults {
     }
 
     /// How many faults of each kind there were.
-    pub fn counts(&self) -> &BTreeMap<String, u64> {
-        &self.counts
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = self.counts.clone();
+        counts.extend(self.shared.messages.counts());
+        counts
     }
 
     /// From now on things break.
     pub fn begin(&mut self) {
         self.active = true;
         self.shared.cuts.active.store(true, Ordering::Relaxed);
+        self.shared.messages.set_active(true);
         let faults = self.shared.plan.faults;
         let kinds = [
             (Kind::Crash, faults.crash),
@@ -140,6 +143,7 @@ impl Faults {
     pub fn end(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
         self.active = false;
         self.shared.cuts.active.store(false, Ordering::Relaxed);
+        self.shared.messages.set_active(false);
         self.shared.points.disarm();
         self.next.clear();
         for (_, repair) in std::mem::take(&mut self.repairs) {
@@ -221,7 +225,8 @@ impl Faults {
                 self.repairs.push((until, Repair::Uncut(id)));
             }
             Kind::Slow => {
-                let slow = Duration::from_millis(self.rng.random_range(50..=600));
+                let slowest = *[600, 600, 2_000].choose(&mut self.rng).unwrap_or(&600);
+                let slow = Duration::from_millis(self.rng.random_range(50..=slowest));
                 self.count(kind.to_string());
                 tracing::info!(?slow, "fault: {kind}");
                 sim.set_max_message_latency(slow);

@@ -272,7 +272,7 @@ impl World {
             tracing::error!(invariant = violation.invariant, what = violation.what, "VIOLATED");
         }
         let simulated = self.sim.elapsed();
-        let faults = self.faults.counts().clone();
+        let faults = self.faults.counts();
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         for happened in &events {
             *counts.entry(happened.event.name()).or_default() += 1;

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod messages;
 pub mod node;
 pub mod points;
 pub mod process;
@@ -30,6 +31,7 @@ use crate::seams::derive;
 use crate::trace::Trace;
 use clock::SkewedClock;
 use disk::Disk;
+use messages::Messages;
 use node::Node;
 use points::Points;
 use sockets::Sockets;
@@ -93,6 +95,8 @@ pub struct Shared {
     pub cluster: ClusterId,
     /// Places inside of services where something is to happen.
     pub points: Points,
+    /// What happens to messages.
+    pub messages: Messages,
     /// What must not have happened, and was noticed while it did.
     alarms: Mutex<Vec<String>>,
 }
@@ -107,6 +111,7 @@ impl Shared {
                 active: Arc::new(AtomicBool::new(false)),
             },
             cluster: ClusterId(Uuid::from_u128(rng.random())),
+            messages: Messages::new(plan.faults.messages, plan.seed),
             plan,
             time,
             trace,

@@ -213,6 +213,10 @@ impl Node {
         started.service.register(&mut routes);
         routes.add_service(report.server());
         let routes = guarded(routes.routes(), identity);
+        let routes = self
+            .shared
+            .messages
+            .before(routes, self.name(), self.starts.get());
         let failed = |what: String| ServiceFailure {
             role: "process",
             what,

@@ -44,6 +44,8 @@ pub struct Faults {
     pub points: Option<Duration>,
     /// Connections live this long on average, then break with everything under way.
     pub cut: Option<Duration>,
+    /// Calls and commit requests are lost, late, or come again.
+    pub messages: Option<MessageFaults>,
     /// How many processes may be down at once.
     pub max_down: usize,
     /// Only these die or stop; all, if there are none.
@@ -52,6 +54,28 @@ pub struct Faults {
     pub parted: &'static [Role],
     /// How likely it is that a block that was not synced survives a power loss.
     pub unsynced_survives: f64,
+}
+
+/// How likely it is that something happens to a message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageFaults {
+    /// A call or its answer is lost.
+    pub lost: f64,
+    /// It comes late, after others, and when nobody waits any more.
+    pub late: f64,
+    /// It comes again.
+    pub twice: f64,
+}
+
+impl MessageFaults {
+    fn new(rng: &mut StdRng) -> Self {
+        let mut rate = || *pick(rng, &[0.0, 0.01, 0.05, 0.2]);
+        Self {
+            lost: rate(),
+            late: rate(),
+            twice: rate(),
+        }
+    }
 }
 
 impl Faults {
@@ -86,6 +110,7 @@ impl Faults {
             let mean = Duration::from_millis(rng.random_range(400..=6_000));
             *kind = rng.random_bool(share).then_some(mean);
         }
+        faults.messages = rng.random_bool(share).then(|| MessageFaults::new(rng));
         faults
     }
 }

@@ -15,7 +15,7 @@ use crate::mutation::Mutation;
 use crate::seams::derive;
 
 pub use clients::{ClientHost, Clients, Kind};
-pub use faults::Faults;
+pub use faults::{Faults, MessageFaults};
 pub use shape::Shape;
 
 /// One run.

@@ -37,7 +37,7 @@ impl Faults {
                 continue;
             };
             self.count(format!(
-                "{} {}, {}",
+                "{}{} {}",
                 Kind::Point,
                 struck.action.name(),
                 struck.place

@@ -68,6 +68,7 @@ pub struct Decided {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table says it")]
 pub enum Event {
+    Booted,
     Started {
         txn: TxnId,
         start: Timestamp,
@@ -200,6 +201,7 @@ impl Event {
     /// The name under which it is logged.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Booted => "booted",
             Self::Started { .. } => "started",
             Self::Ended { .. } => "ended",
             Self::Told { .. } => "told",

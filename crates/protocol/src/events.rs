@@ -7,6 +7,7 @@
 //!
 //! | event | who | fields | when |
 //! |---|---|---|---|
+//! | `booted` | query processor | | it starts, and remembers no transaction |
 //! | `started` | query processor | txn, start, present | a snapshot is fixed (R1); not `present`: an older one was asked for |
 //! | `ended` | query processor | txn, start, outcome, commit | it tells how a transaction ended, after R3's wait |
 //! | `told` | query processor | txn, outcome, commit | it answers who asks for the outcome of a transaction, after R3's wait |

@@ -67,6 +67,7 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     check(&config, &env, &storage)?;
+    tracing::trace!(target: meridian_protocol::events::TARGET, event = "booted");
     let processor = Arc::new(Processor::new(config, env, owners, &storage, shutdown.clone()));
     let service = QueryService {
         processor: processor.clone(),

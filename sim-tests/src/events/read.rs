@@ -8,6 +8,7 @@ use super::{Decided, Event, Fields, Outcome};
 /// The event that has these fields.
 pub fn read(fields: &Fields) -> Result<Event, String> {
     match fields.text("event")? {
+        "booted" => Ok(Event::Booted),
         "started" => Ok(Event::Started {
             txn: fields.txn()?,
             start: fields.timestamp("start")?,

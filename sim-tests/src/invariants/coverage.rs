@@ -9,7 +9,8 @@ use crate::events::Happened;
 const NAME: &str = "the checkers see what happens";
 
 /// What happens in every run: someone reads, writes, is answered, and everything is applied everywhere.
-const EXPECTED: [&str; 18] = [
+const EXPECTED: [&str; 20] = [
+    "booted",
     "started",
     "ended",
     "opening",
@@ -21,6 +22,7 @@ const EXPECTED: [&str; 18] = [
     "counted",
     "mounted",
     "promised",
+    "accepted",
     "persisted",
     "restored",
     "applied",

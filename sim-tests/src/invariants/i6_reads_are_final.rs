@@ -1,5 +1,6 @@
 //! I6. For every read at snapshot s that a storage node N has answered, every key k of it, and every committed version w of k
-//! with w.commit <= s: N had applied w before. So N never learns of it later. And R5: N had closed the range through s.
+//! with w.commit <= s: N had applied w before. So N never learns of it later.
+//! R5. N had closed the range through s. R6. Of each key it returned the newest version at or below s.
 //!
 //! Whether N ever applies w does not matter: it is in the log, and the read has missed it.
 

@@ -2,7 +2,7 @@
 //! and T is applied at most once.
 //!
 //! Committed means that T's record is in the committed log, wherever the run ends. What an owner answers must be committed
-//! when it answers. A run of a transaction that its query processor repeats by itself (another start, one id) is judged by its start.
+//! when it answers, and so must T's `Barred` record be when somebody who asks for the outcome is told *aborted*. A run of a transaction that its query processor repeats by itself (another start, one id) is judged by its start.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,7 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
         let shown_by = records.iter().map(|(index, _)| *index);
         violations.push(Violation::shown(NAME, what, log.events, shown_by));
     }
+    let bars = bars(log);
     let mut counted: BTreeMap<(&str, StreamId), Lsn> = BTreeMap::new();
     for (index, happened) in log.all() {
         if let Event::Counted { stream, at, .. } = &happened.event {
@@ -53,6 +54,13 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                     None
                 }
             }
+            Event::Told {
+                txn,
+                outcome: Outcome::Aborted,
+            } if !commits.contains_key(txn) && bars.get(txn).is_none_or(|barred| *barred > index) => Some((
+                format!("{} is told aborted before it is durably barred", Short(*txn)),
+                None,
+            )),
             event => told_wrongly(log, &commits, event),
         };
         if let Some((what, against)) = wrong {
@@ -61,6 +69,22 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// For each transaction with a committed `Barred` record, the event from which that is known.
+fn bars(log: &Log<'_>) -> BTreeMap<TxnId, usize> {
+    let mut bars = BTreeMap::new();
+    for stream in log.streams.values() {
+        for entry in stream.committed.values() {
+            let records = stream.records.get(&entry.at).into_iter().flatten();
+            for event in records.filter_map(|index| log.event(*index)) {
+                if let Event::Barred { txn, .. } = event {
+                    bars.entry(*txn).or_insert(entry.index);
+                }
+            }
+        }
+    }
+    bars
 }
 
 /// What is wrong with it, and the decision that it contradicts.
@@ -150,6 +174,17 @@ mod tests {
         assert_eq!(history([("a-2", given_up(2, 1, 1))]).len(), 1);
         let bar = [("a-2", barred(2, 4, 1)), ("a-2", counted(2, 2, 4))];
         assert_eq!(history(bar).len(), 1);
+    }
+
+    #[test]
+    fn aborted_is_told_only_after_the_bar_is_committed() {
+        let bar = |told_at: usize| {
+            let mut events = vec![("a-2", barred(2, 4, 2)), ("a-2", counted(2, 2, 4))];
+            events.insert(told_at, ("q-1", told(2, Outcome::Aborted)));
+            events
+        };
+        assert_eq!(history(bar(2)), [""; 0]);
+        assert_eq!(history(bar(1)).len(), 1);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod log;
 pub mod r13_closures;
 pub mod r18_takeovers;
 pub mod r3_r4_waits;
+pub mod r6_newest_version;
 mod replica;
 pub mod s7_journal_nodes;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::TxnId;
 
-use crate::events::Happened;
+use crate::events::{Happened, Short};
 use crate::history::Txn;
 use crate::plan::Plan;
 
@@ -47,6 +48,8 @@ pub struct Violation {
     pub excerpt: Vec<String>,
     /// The transactions that the events are about.
     subjects: Vec<TxnId>,
+    /// The place of the last of the events: from there on it was broken.
+    seen_at: usize,
 }
 
 impl Violation {
@@ -62,6 +65,7 @@ impl Violation {
             txns: txns.into_iter().collect(),
             excerpt: Vec::new(),
             subjects: Vec::new(),
+            seen_at: usize::MAX,
         }
     }
 
@@ -78,6 +82,7 @@ impl Violation {
         let shown: Vec<&Happened> = shown_by.iter().filter_map(|index| events.get(*index)).collect();
         Self {
             excerpt: shown.iter().map(ToString::to_string).collect(),
+            seen_at: shown_by.last().copied().unwrap_or(usize::MAX),
             subjects: shown.iter().filter_map(|happened| happened.event.txn()).collect(),
             ..Self::new(invariant, what, [])
         }
@@ -88,8 +93,16 @@ impl Violation {
         if self.subjects.is_empty() {
             return;
         }
-        let is_subject = |txn: &&Txn| txn.token.is_some_and(|token| self.subjects.contains(&token.txn));
-        self.txns.extend(txns.iter().filter(is_subject).map(|txn| txn.id));
+        for txn in txns {
+            if let Some(id) = txn
+                .token
+                .map(|token| token.txn)
+                .filter(|id| self.subjects.contains(id))
+            {
+                self.excerpt.push(format!("{} is T{}:", Short(id), txn.id));
+                self.txns.push(txn.id);
+            }
+        }
     }
 }
 
@@ -131,6 +144,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         i7_committed_stays::check,
         i8_one_entry_per_lsn::check,
         i9_outcomes::check,
+        r6_newest_version::check,
         r13_closures::check,
         r18_takeovers::openings,
         s7_journal_nodes::check,
@@ -140,6 +154,8 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
     if !evidence.plan.clocks_beyond {
         violations.extend(of_clocks.iter().flat_map(|check| check(&log)));
     }
+    // What went wrong first: the rest may follow from it.
+    violations.sort_by_key(|violation| violation.seen_at);
     for violation in &mut violations {
         violation.find_txns(evidence.txns);
     }

@@ -1,6 +1,7 @@
 //! R13. For every closure (x, after): x <= lease_end, durable when it leaves; and every committed record of the stream with
 //! commit <= x lies at or before its `after`.
-//! R14. For every closure that a storage node takes: somebody gave it, and the node has had everything in its `after`.
+//! R14. For every closure that a storage node takes: somebody gave it, and the node has had everything in its `after`. And a
+//! storage node is fed only entries that an owner or a journal node has counted as committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,7 @@ use super::{Log, Violation};
 use crate::events::{Decided, Event, Happened, Seconds};
 
 const GIVEN: &str = "R13 closures";
+const FED: &str = "R14 only what is committed is fed";
 const TAKEN: &str = "R14 closures come after what they name";
 
 /// Every closure, where it is given and where it is taken.
@@ -69,14 +71,26 @@ fn lsn_of(closure: &Closure, stream: StreamId) -> Lsn {
 fn taken(log: &Log<'_>) -> Vec<Violation> {
     let mut applied: BTreeMap<(&str, StreamId), Lsn> = BTreeMap::new();
     let mut given: BTreeSet<(RangeId, Timestamp)> = BTreeSet::new();
+    let mut counted: BTreeMap<StreamId, Lsn> = BTreeMap::new();
     let mut violations = Vec::new();
     for (index, Happened { node, event, .. }) in log.all() {
         match event {
             Event::Closed { closure, .. } => {
                 given.insert((closure.range, closure.x));
             }
-            Event::Restored { stream, at } | Event::Applied { stream, at, .. } => {
+            Event::Counted { stream, at, .. } => {
+                let known = counted.entry(*stream).or_default();
+                *known = (*known).max(at.lsn);
+            }
+            Event::Restored { stream, at } => {
                 applied.insert((&**node, *stream), at.lsn);
+            }
+            Event::Applied { stream, at, .. } => {
+                applied.insert((&**node, *stream), at.lsn);
+                if counted.get(stream).is_none_or(|counted| *counted < at.lsn) {
+                    let what = format!("{node} is fed {at}, which nobody has counted as committed");
+                    violations.push(Violation::shown(FED, what, log.events, [index]));
+                }
             }
             Event::Complete(closure) => {
                 let has = |stream: StreamId| applied.get(&(&**node, stream)).copied().unwrap_or_default();
@@ -140,6 +154,13 @@ mod tests {
             ("a-1", counted(1, 1, 4)),
         ];
         assert_eq!(history(later).len(), 1, "decided below a closure that was given");
+    }
+
+    #[test]
+    fn an_entry_that_is_fed_before_it_is_committed_is_found() {
+        let early = |up_to| [("a-1", counted(1, 1, up_to)), ("s-1", applied(1, 4, 18, "y"))];
+        assert_eq!(history(early(3)).len(), 1);
+        assert_eq!(history(early(4)), [""; 0]);
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn keys(names: &str) -> Vec<Key> {
     names.split_whitespace().map(Key::from).collect()
 }
 
+/// A snapshot of the present.
 pub fn started(number: u128, start: u64) -> Event {
     Event::Started {
         txn: txn(number),

@@ -20,13 +20,40 @@ pub fn check(txns: &[Txn], audit: Option<&Txn>) -> Vec<Anomaly> {
     anomalies
 }
 
-/// How often something was seen that snapshot isolation allows, by its name: if it never is, the workload shows nothing.
-pub fn allowed(txns: &[Txn]) -> BTreeMap<&'static str, usize> {
+/// How often something was seen that has to occur in some runs, by its name: if it never does, the workloads show nothing.
+/// Write skew and phantoms are those that snapshot isolation allows.
+pub fn sights(txns: &[Txn]) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
+    let mut count = |name| *counts.entry(name).or_default() += 1;
     for (guard, anomaly) in dark_pairs(txns).into_iter().chain(overfull(txns)) {
         if guard == Guard::None {
-            *counts.entry(anomaly.name).or_default() += 1;
+            count(anomaly.name);
         }
+    }
+    for txn in txns.iter().filter(|txn| txn.is_committed()) {
+        for op in &txn.ops {
+            match op {
+                Op::RollbackTo { .. } => count("rollback to a savepoint"),
+                Op::Delete { .. } => count("deletion"),
+                Op::Part { .. } => count("partial scan"),
+                Op::Read { for_update: true, .. } | Op::Scan { for_update: true, .. } => {
+                    count("read for update")
+                }
+                _ => {}
+            }
+        }
+        let sights = [
+            (
+                "serializable commit",
+                txn.mode.serializable && txn.commit().is_some(),
+            ),
+            ("read of the past", txn.mode.past.is_some()),
+            ("outcome asked for again", !txn.asked.is_empty()),
+        ];
+        sights
+            .into_iter()
+            .filter(|(_, is_so)| *is_so)
+            .for_each(|(name, _)| count(name));
     }
     counts
 }

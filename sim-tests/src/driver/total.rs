@@ -33,7 +33,7 @@ pub fn summary(report: &Report) -> String {
     for (workload, [committed, aborted, unknown]) in report.workloads() {
         line += &format!(" {workload}:{committed}/{aborted}/{unknown}");
     }
-    for (what, count) in promises::allowed(&report.txns) {
+    for (what, count) in promises::sights(&report.txns) {
         line += &format!(" {}:{count}", what.replace(' ', "-"));
     }
     line
@@ -89,7 +89,7 @@ pub struct Total {
     /// Faults injected, by kind.
     pub faults: BTreeMap<String, u64>,
     /// In how many seeds each workload had transactions, and how many of them were acknowledged, aborted, and in doubt;
-    /// and in how many something was seen that is allowed, and how often.
+    /// and in how many something was seen that has to occur in some, and how often.
     pub workloads: BTreeMap<String, (u64, Vec<u64>)>,
     /// The longest that one seed took.
     pub slowest: (Duration, u64),

@@ -3,14 +3,15 @@
 //!
 //! A counter's value is its number and who wrote it, so that every version is unique.
 
-use meridian_client::{Error, Execute};
+use meridian_client::Error;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::COUNTERS;
+use super::call::Call;
 use super::recorded::{Handle, text};
 use super::recorder::Recorder;
-use crate::history::{Found, Mode, Op};
+use crate::history::{Found, Mode};
 
 /// How many there are.
 const COUNT: usize = 2;
@@ -60,10 +61,7 @@ fn one_more(present: Option<&str>, who: &str) -> String {
 
 /// Reads in one call, and writes in another if the version is still the same.
 async fn compare_and_set(recorder: &mut Recorder, key: &str, who: &str) {
-    let Some(executed) = recorder
-        .execute(&Execute::new().get(key), Vec::new(), Vec::new())
-        .await
-    else {
+    let Some(executed) = recorder.execute(Call::new().get(key)).await else {
         return;
     };
     let Some(found) = executed.values.into_iter().next() else {
@@ -74,19 +72,6 @@ async fn compare_and_set(recorder: &mut Recorder, key: &str, who: &str) {
         timestamp: found.timestamp,
     });
     let value = one_more(found.as_ref().map(|found| found.value.as_str()), who);
-    let condition = match &found {
-        Some(found) => Execute::new().if_version(key, found.timestamp),
-        None => Execute::new().if_exists(key, false),
-    };
-    let execute = condition.put(key, value.clone());
-    let read = Op::Read {
-        key: key.to_owned(),
-        found,
-        for_update: true,
-    };
-    let write = Op::Write {
-        key: key.to_owned(),
-        value,
-    };
-    recorder.execute(&execute, vec![read], vec![write]).await;
+    let call = Call::new().only_if(key, found).put(key, value);
+    recorder.execute(call).await;
 }

@@ -3,14 +3,15 @@
 
 use std::cell::Cell;
 
-use meridian_client::{Error, Execute};
+use meridian_client::Error;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::INSERTS;
+use super::call::Call;
 use super::recorded::Handle;
 use super::recorder::Recorder;
-use crate::history::{Mode, Op};
+use crate::history::Mode;
 
 /// How many keys are wanted by all at the same time.
 const WANTED: u64 = 2;
@@ -46,16 +47,8 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, frontier: &Frontier
             txn.finish(done).await;
         }
         2 => {
-            let execute = Execute::new()
-                .if_exists(key.as_str(), false)
-                .put(key.as_str(), value.clone());
-            let read = Op::Read {
-                key: key.clone(),
-                found: None,
-                for_update: true,
-            };
-            let write = Op::Write { key, value };
-            recorder.execute(&execute, vec![read], vec![write]).await;
+            let call = Call::new().only_if(&key, None).put(&key, value);
+            recorder.execute(call).await;
         }
         _ => {
             let (key, value) = (&key, &value);

@@ -1,12 +1,12 @@
 //! An append ledger: new keys only, so that whatever was acknowledged must be there at the end.
 
-use meridian_client::Execute;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::LEDGER;
+use super::call::Call;
 use super::recorder::Recorder;
-use crate::history::{Mode, Op};
+use crate::history::Mode;
 
 /// Writes one or a few new keys, in one call or in a transaction.
 pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, number: u64) {
@@ -20,13 +20,10 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, number: u64) {
     };
     let entries: Vec<(String, String)> = (0..count).map(entry).collect();
     if rng.random_bool(0.5) {
-        let mut execute = Execute::new();
-        let mut ops = Vec::new();
-        for (key, value) in entries {
-            execute = execute.put(key.as_str(), value.clone());
-            ops.push(Op::Write { key, value });
-        }
-        recorder.execute(&execute, Vec::new(), ops).await;
+        let call = entries
+            .into_iter()
+            .fold(Call::new(), |call, (key, value)| call.put(&key, value));
+        recorder.execute(call).await;
         return;
     }
     let Some(txn) = recorder.begin(Mode::default()).await else {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bank;
+mod call;
 mod connector;
 mod counters;
 mod inserts;

@@ -37,7 +37,7 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &Connect
         return;
     }
     let goes_on = match dies {
-        // Without a word.
+        // With no more than the library says when a transaction is dropped.
         0 | 1 => {
             txn.vanish();
             true
@@ -55,6 +55,10 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &Connect
             true
         }
         6 | 7 => txn.commit_and_ask(patience).await,
+        8 => {
+            txn.abandon();
+            true
+        }
         _ => txn.commit().await,
     };
     // With all its connections, whatever it had open.

@@ -115,6 +115,13 @@ impl Recorded<'_> {
         );
     }
 
+    /// Ends without a word: the cluster finds out by itself, some time.
+    pub fn abandon(self) {
+        let history = &self.recorder.history;
+        history.end(self.handle.id, Outcome::Aborted("its client hangs".to_owned()));
+        self.recorder.abandoned.push(self.transaction);
+    }
+
     /// Rolls back on purpose.
     pub async fn rollback(self) {
         // Nothing is applied whatever it answers.

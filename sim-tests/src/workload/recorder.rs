@@ -1,18 +1,20 @@
 //! A client of the real library that notes what it asks and what it is told.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use meridian_client::{
-    Client, CommitToken, Committed, Error, Execute, Executed, Isolation, KvError, Timestamp, TxnOptions,
+    Client, CommitToken, Committed, Error, Executed, Isolation, KvError, Timestamp, Transaction, Txn,
+    TxnOptions,
 };
 
+use super::call::Call;
 use super::open::Recorded;
 use super::recorded::Handle;
 use super::settle::Doubts;
 use super::{Control, Phase};
-use crate::history::{History, Mode, Op, Outcome, Past};
+use crate::history::{History, Mode, Outcome, Past};
 
 /// One client.
 pub struct Recorder {
@@ -24,6 +26,8 @@ pub struct Recorder {
     /// Where the next transaction has to begin so as not to meet the same conflict.
     min_start: Option<Timestamp>,
     last_commit: Option<Timestamp>,
+    /// Transactions that nobody uses any more, and whose rollback nobody asks for.
+    pub(super) abandoned: Vec<Transaction>,
     pub(super) doubts: Doubts,
 }
 
@@ -48,6 +52,7 @@ impl Recorder {
             control,
             min_start: None,
             last_commit: None,
+            abandoned: Vec::new(),
             doubts: Doubts::default(),
         }
     }
@@ -104,54 +109,38 @@ impl Recorder {
         W: Future<Output = Result<(), Error>>,
     {
         let is_calm = self.is_calm();
-        let (history, name) = (self.history.clone(), self.name.clone());
-        let last: Cell<Option<usize>> = Cell::default();
-        let runs = Cell::new(0);
-        let token: Cell<Option<CommitToken>> = Cell::default();
-        let is_complete = Cell::new(false);
+        let runs = Runs::new(&self.name, &self.history, mode);
         let result = self.client.transact_with(options(mode), |txn| {
-            if let Some(before) = last.get() {
-                // The library promises that this one is certainly gone.
-                let why = "the library runs it again".to_owned();
-                history.end(before, Outcome::Aborted(why));
-            }
-            runs.set(runs.get() + 1);
-            is_complete.set(false);
-            let id = history.begin(&name, mode);
-            last.set(Some(id));
-            let handle = Handle {
-                history: history.clone(),
-                id,
-                txn: txn.clone(),
-            };
-            let done = work(handle, runs.get());
-            let (token, is_complete) = (&token, &is_complete);
+            let (handle, run) = runs.next(txn);
+            let done = work(handle.clone(), run);
+            let runs = &runs;
             async move {
                 done.await?;
-                is_complete.set(true);
-                token.set(Some(txn.token()));
+                runs.is_complete(&handle);
                 Ok(())
             }
         });
         let result = result.await;
-        let Some(id) = last.get() else { return false };
-        if let Some(token) = token.get() {
+        let Some(id) = runs.last.get() else {
+            return false;
+        };
+        let token = runs.complete.take().map(|txn| txn.token());
+        if let Some(token) = token {
             self.history.token(id, token);
         }
-        match result {
-            Ok(()) => {
-                let token = token.get();
+        match (result, token) {
+            (Ok(()), _) => {
                 self.committed(id, Timestamp::ZERO, is_calm);
                 // Nobody remembers a transaction that wrote nothing.
                 let is_asked = self.history.has_effects(id);
                 self.doubts.told(id, token.filter(|_| is_asked), true);
                 true
             }
-            Err(error) if is_complete.get() => {
-                self.ended_with(id, &error, token.get(), is_calm, Doubt::AskLater);
+            (Err(error), Some(_)) => {
+                self.ended_with(id, &error, token, is_calm, Doubt::AskLater);
                 false
             }
-            Err(error) => {
+            (Err(error), None) => {
                 // Its commit was not asked for.
                 self.failed(id, &error);
                 false
@@ -159,20 +148,14 @@ impl Recorder {
         }
     }
 
-    /// Runs a whole transaction in one call, with the library's own retries. `conditions` is what it must have found
-    /// if it is acknowledged.
-    pub async fn execute(
-        &mut self,
-        execute: &Execute,
-        conditions: Vec<Op>,
-        writes: Vec<Op>,
-    ) -> Option<Executed> {
-        let id = self.history.begin(&self.name, Mode::default());
+    /// Runs a whole transaction in one call, with the library's own retries. What it read, if it was acknowledged.
+    pub async fn execute(&mut self, call: Call) -> Option<Executed> {
+        let id = self.history.begin(&self.name, call.mode);
         let is_calm = self.is_calm();
-        writes.into_iter().for_each(|op| self.history.op(id, op));
-        match self.client.execute(execute).await {
+        call.writes.iter().for_each(|op| self.history.op(id, op.clone()));
+        match self.client.execute(&call.execute).await {
             Ok(executed) => {
-                self.history.first_ops(id, conditions);
+                self.history.first_ops(id, call.read(&executed));
                 self.acknowledged(id, executed.committed, is_calm);
                 Some(executed)
             }
@@ -239,6 +222,53 @@ impl Recorder {
             Some(KvError::SnapshotTooOld { min_start }) => Some(*min_start),
             _ => None,
         };
+    }
+}
+
+/// The runs of one transaction that the library retries.
+struct Runs<'a> {
+    name: &'a str,
+    history: &'a History,
+    mode: Mode,
+    count: Cell<usize>,
+    /// The present one, by its place in the history.
+    last: Cell<Option<usize>>,
+    /// Once everything was done and the library may have asked for its commit.
+    complete: RefCell<Option<Txn>>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(name: &'a str, history: &'a History, mode: Mode) -> Self {
+        Self {
+            name,
+            history,
+            mode,
+            count: Cell::default(),
+            last: Cell::default(),
+            complete: RefCell::default(),
+        }
+    }
+
+    /// The library runs it, perhaps again: it promises that the run before is certainly gone.
+    fn next(&self, txn: Txn) -> (Handle, usize) {
+        if let Some(before) = self.last.get() {
+            let why = "the library runs it again".to_owned();
+            self.history.end(before, Outcome::Aborted(why));
+        }
+        let id = self.history.begin(self.name, self.mode);
+        self.last.set(Some(id));
+        self.complete.take();
+        self.count.set(self.count.get() + 1);
+        let handle = Handle {
+            history: self.history.clone(),
+            id,
+            txn,
+        };
+        (handle, self.count.get())
+    }
+
+    fn is_complete(&self, run: &Handle) {
+        self.complete.replace(Some(run.txn.clone()));
     }
 }
 

@@ -4,13 +4,37 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::REGISTERS;
+use super::call::Call;
 use super::recorded::Handle;
 use super::recorder::Recorder;
 use crate::history::Mode;
 use crate::plan::Plan;
 
-/// A few reads and writes.
+/// A few reads and writes, now and then in one call.
 pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number: u64) {
+    if rng.random_bool(0.15) {
+        recorder.execute(call(&recorder.name, rng, plan, number)).await;
+        return;
+    }
+    transaction(recorder, rng, plan, number).await;
+}
+
+fn call(name: &str, rng: &mut StdRng, plan: &Plan, number: u64) -> Call {
+    let mut call = match rng.random_bool(0.5) {
+        true => Call::new().serializable(),
+        false => Call::new(),
+    };
+    for place in 0..rng.random_range(1..=4) {
+        let key = format!("{REGISTERS}{:02}", rng.random_range(0..plan.keys));
+        call = match rng.random_bool(0.5) {
+            true => call.get(&key),
+            false => call.put(&key, format!("{name}.{number}.{place}")),
+        };
+    }
+    call
+}
+
+async fn transaction(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number: u64) {
     let is_read_only = rng.random_bool(0.3);
     let mode = Mode {
         serializable: rng.random_bool(0.3),
@@ -21,9 +45,15 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number
     let Some(txn) = recorder.begin(mode).await else {
         return;
     };
-    if rng.random_bool(0.1)
-        && let Err(error) = txn.scan(REGISTERS, !is_read_only && rng.random_bool(0.5)).await
-    {
+    let first = match rng.random_range(0..10) {
+        0 => {
+            let for_update = !is_read_only && rng.random_bool(0.5);
+            txn.scan(REGISTERS, for_update).await.map(|_| ())
+        }
+        1 => at_once(&txn, plan).await,
+        _ => Ok(()),
+    };
+    if let Err(error) = first {
         txn.give_up(&error);
         return;
     }
@@ -38,6 +68,15 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number
         }
     }
     txn.commit().await;
+}
+
+/// Reads of one transaction may be under way together.
+async fn at_once(txn: &Handle, plan: &Plan) -> Result<(), meridian_client::Error> {
+    let keys: Vec<String> = (0..plan.keys.min(5))
+        .map(|place| format!("{REGISTERS}{place:02}"))
+        .collect();
+    let reads = keys.iter().map(|key| txn.get(key));
+    futures::future::try_join_all(reads).await.map(|_| ())
 }
 
 async fn touch(

@@ -104,11 +104,11 @@ fn check_commit(
                 Op::Read { for_update: true, .. } | Op::Scan { for_update: true, .. }
             )
     };
-    if let Err(what) = reader.all_fit(before, is_checked) {
+    if let Err(mismatch) = reader.all_fit(before, is_checked) {
         let what = format!(
-            "T{} would have read otherwise just before its commit: {what}",
-            txn.id
+            "T{} {} as of {}, just before its commit",
+            txn.id, mismatch.what, before.0
         );
-        report("I2s checked reads", what, vec![txn.id]);
+        report("I2s checked reads", what, reader.shown_by(&mismatch));
     }
 }

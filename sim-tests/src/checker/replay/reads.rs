@@ -9,6 +9,20 @@ use super::snapshot::Snapshot;
 use super::versions::{Row, Versions};
 use crate::history::{Buffer, Found, Op, Part, Txn, tail};
 
+/// A read that does not show what it should.
+pub struct Mismatch {
+    /// What was read, and what should have been.
+    pub what: String,
+    /// The version that should have been seen, by its key and timestamp.
+    missed: Option<(String, Timestamp)>,
+}
+
+impl From<String> for Mismatch {
+    fn from(what: String) -> Self {
+        Self { what, missed: None }
+    }
+}
+
 /// Replays one transaction.
 pub struct Reader<'a, 'b> {
     pub txn: &'b Txn,
@@ -19,7 +33,7 @@ impl Reader<'_, '_> {
     /// The first snapshot of those that are possible at which every read shows what the transaction saw.
     pub fn fits(&self, snapshot: &Snapshot) -> Result<Timestamp, Anomaly> {
         let first = self.all_fit(snapshot.at_least, |_| true);
-        let Err(what) = first else {
+        let Err(mismatch) = first else {
             return Ok(snapshot.at_least);
         };
         let mut later = snapshot.later.iter();
@@ -32,13 +46,24 @@ impl Reader<'_, '_> {
         };
         Err(Anomaly {
             name: "R6 reads see the snapshot",
-            what: format!("T{} {what}; {told} {}", self.txn.id, snapshot.at_least.0),
-            txns: vec![self.txn.id],
+            what: format!(
+                "T{} {}; {told} {}",
+                self.txn.id, mismatch.what, snapshot.at_least.0
+            ),
+            txns: self.shown_by(&mismatch),
         })
     }
 
+    /// The transaction, and whoever wrote what it should have seen.
+    pub fn shown_by(&self, mismatch: &Mismatch) -> Vec<usize> {
+        let missed = mismatch.missed.as_ref();
+        let version = missed.and_then(|(key, at)| self.versions.at_exactly(key, *at));
+        let writer = version.and_then(|version| version.writer);
+        writer.into_iter().chain([self.txn.id]).collect()
+    }
+
     /// Whether these reads show what the transaction saw; if not, the first that does not.
-    pub fn all_fit(&self, at: Timestamp, of: impl Fn(&Op) -> bool) -> Result<(), String> {
+    pub fn all_fit(&self, at: Timestamp, of: impl Fn(&Op) -> bool) -> Result<(), Mismatch> {
         let mut own = Buffer::default();
         for op in &self.txn.ops {
             if of(op) {
@@ -49,7 +74,7 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    fn fits_one(&self, op: &Op, own: &Buffer<'_>, at: Timestamp) -> Result<(), String> {
+    fn fits_one(&self, op: &Op, own: &Buffer<'_>, at: Timestamp) -> Result<(), Mismatch> {
         match op {
             Op::Read { key, found, .. } => {
                 let expected = match own.get(key) {
@@ -76,7 +101,8 @@ impl Reader<'_, '_> {
                     return Err(format!(
                         "counted {count} rows in {prefix}{part} instead of {}",
                         expected.len()
-                    ));
+                    )
+                    .into());
                 }
                 match part.count_only {
                     true => Ok(()),
@@ -120,18 +146,17 @@ fn compare(
     rows: &[(String, Found)],
     expected: &[Row<'_>],
     keys_only: bool,
-) -> Result<(), String> {
+) -> Result<(), Mismatch> {
     let mut expected_rows = expected.iter();
     for (key, found) in rows {
         let Some((wanted, value, timestamp)) = expected_rows.next() else {
-            return Err(format!(
-                "scanned {prefix} and found {key}={found}, one row too many"
-            ));
+            return Err(format!("scanned {prefix} and found {key}={found}, one row too many").into());
         };
         if key != wanted {
-            return Err(format!(
-                "scanned {prefix} and found {key}={found} where {wanted} belongs"
-            ));
+            return Err(Mismatch {
+                what: format!("scanned {prefix} and found {key}={found} where {wanted} belongs"),
+                missed: Some(((*wanted).to_owned(), *timestamp)),
+            });
         }
         let value = if keys_only { "" } else { value };
         same(
@@ -141,11 +166,14 @@ fn compare(
         )?;
     }
     match expected_rows.next() {
-        Some((key, value, timestamp)) => Err(format!(
-            "scanned {prefix} and missed {key}={}@{}",
-            tail(value),
-            timestamp.0
-        )),
+        Some((key, value, timestamp)) => Err(Mismatch {
+            what: format!(
+                "scanned {prefix} and missed {key}={}@{}",
+                tail(value),
+                timestamp.0
+            ),
+            missed: Some(((*key).to_owned(), *timestamp)),
+        }),
         None => Ok(()),
     }
 }
@@ -154,7 +182,7 @@ fn same(
     key: &str,
     found: Option<(&str, Timestamp)>,
     expected: Option<(&str, Timestamp)>,
-) -> Result<(), String> {
+) -> Result<(), Mismatch> {
     if found == expected {
         return Ok(());
     }
@@ -163,9 +191,8 @@ fn same(
         Some((value, timestamp)) => format!("{}@{}", tail(value), timestamp.0),
         None => "nothing".to_owned(),
     };
-    Err(format!(
-        "read {key} -> {} instead of {}",
-        show(found),
-        show(expected)
-    ))
+    Err(Mismatch {
+        what: format!("read {key} -> {} instead of {}", show(found), show(expected)),
+        missed: expected.map(|(_, timestamp)| (key.to_owned(), timestamp)),
+    })
 }

@@ -22,6 +22,7 @@ pub mod r3_r4_waits;
 pub mod r6_newest_version;
 mod replica;
 pub mod s7_journal_nodes;
+mod stream_log;
 #[cfg(test)]
 mod testing;
 
@@ -33,7 +34,8 @@ use crate::events::{Happened, Short};
 use crate::history::Txn;
 use crate::plan::Plan;
 
-pub use log::{Log, StreamLog};
+pub use log::Log;
+pub use stream_log::StreamLog;
 
 /// A promise that was broken.
 #[derive(Clone, Debug)]

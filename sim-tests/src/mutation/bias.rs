@@ -6,7 +6,7 @@ use meridian_types::mutation::Rule;
 
 use super::{Mutation, World};
 use crate::cluster::Role;
-use crate::plan::{Faults, Plan};
+use crate::plan::{ClientHost, Faults, Kind, Plan};
 
 /// A change of the plans of a mutation's runs.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl Mutation {
                 ("crashes", crashes)
             }
             Self::Rule(Rule::DurableBar) => (
-                "connections break, query processors die, owners lose the journal",
+                "clients that ask during their commits, owners lose the journal",
                 doubts,
             ),
             Self::Rule(Rule::AttemptBar) => ("connections break, a slow network", late_requests),
@@ -53,7 +53,7 @@ impl Mutation {
                 | Rule::LogChoice
                 | Rule::Quorum,
             ) => (
-                "a slow network, crashes and partitions without a pause",
+                "one takeover after the other, each with part of the journal",
                 takeovers,
             ),
             _ => return None,
@@ -111,16 +111,21 @@ fn crashes(plan: &mut Plan) {
     plan.faults.crash = Some(Duration::from_millis(700));
 }
 
-/// A client that has lost its query processor asks another one, which knows the former owner.
+/// Many ask for outcomes while their commits are under way, and owners lose the journal but not their callers.
 fn doubts(plan: &mut Plan) {
     plan.latency = (Duration::ZERO, Duration::from_millis(20));
     plan.think = Duration::from_millis(5);
+    plan.lease_ms = 3_000;
+    let askers = (11..=14).map(|number| (Kind::Mortals, format!("{}-{number}", Kind::Mortals)));
+    plan.clients.hosts.push(ClientHost {
+        workers: askers.collect(),
+        ..ClientHost::plain()
+    });
     plan.faults = Faults {
-        cut: Some(Duration::from_millis(700)),
         crash: Some(Duration::from_secs(1)),
         partition: Some(Duration::from_millis(800)),
         max_down: 1,
-        stopped: &[Role::Query],
+        stopped: &[Role::Query, Role::Adjudicator],
         parted: &[Role::Adjudicator, Role::Journal],
         ..Faults::default()
     };

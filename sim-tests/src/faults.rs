@@ -186,7 +186,7 @@ impl Faults {
     fn flush_stores(&mut self, cluster: &Cluster) {
         for node in cluster.nodes.iter().filter(|node| node.role == Role::Storage) {
             if self.rng.random_bool(0.5)
-                && let Err(error) = meridian_storage::store::VersionStore::flush(&node.disk.store)
+                && let Err(error) = node.disk.versions.flush()
             {
                 self.shared
                     .alarm(format!("{}: cannot flush: {error}", node.name()));

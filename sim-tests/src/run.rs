@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use meridian_client::{KeyRange, Timestamp};
-use meridian_storage::store::{Direction, VersionStore};
+use meridian_storage::store::Direction;
 use turmoil::Sim;
 
 use crate::cluster::time::{SimTime, TICK};
@@ -271,6 +271,7 @@ impl World {
         for violation in &self.violations {
             tracing::error!(invariant = violation.invariant, what = violation.what, "VIOLATED");
         }
+        self.cluster.stop();
         let simulated = self.sim.elapsed();
         let faults = self.faults.counts();
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -296,12 +297,16 @@ impl World {
 fn contents(nodes: &[Rc<crate::cluster::node::Node>]) -> Vec<(String, Content)> {
     let storage = nodes.iter().filter(|node| node.role == Role::Storage);
     storage
-        .map(|node| (node.name().to_owned(), content(&node.disk.store)))
+        .map(|node| (node.name().to_owned(), content(node)))
         .collect()
 }
 
-fn content(store: &impl VersionStore) -> Content {
+fn content(node: &crate::cluster::node::Node) -> Content {
     let mut content = Content::new();
+    // A node without its versions differs from the others.
+    let Ok(store) = node.disk.versions.store() else {
+        return content;
+    };
     let mut visit = |key: meridian_client::Key,
                      version: meridian_protocol::visibility::Version<bytes::Bytes>| {
         if let Some(value) = version.value {
@@ -310,7 +315,7 @@ fn content(store: &impl VersionStore) -> Content {
         }
         ControlFlow::Continue(())
     };
-    // Memory does not fail.
+    // What cannot be read is not there.
     let _ = store.walk(
         &KeyRange::all(),
         Timestamp::MAX,

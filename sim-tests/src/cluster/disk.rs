@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_journal::files::{Fault, Files, MemoryFiles};
-use meridian_storage::store::MemoryStore;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::versions::Versions;
 use files::{State, Watched};
 
 /// Blocks of this many bytes reach the disk as a whole or not at all.
@@ -42,16 +42,16 @@ pub struct Disk {
     /// What goes wrong with it.
     state: Arc<Mutex<State>>,
     /// A storage node's versions.
-    pub store: MemoryStore,
+    pub versions: Versions,
 }
 
 impl Disk {
     /// An empty one. If it `lies`, a sync does nothing.
-    pub fn new(lies: bool) -> Self {
+    pub fn new(lies: bool, versions: Versions) -> Self {
         Self {
             files: Mutex::default(),
             state: Arc::new(Mutex::new(State::new(lies))),
-            store: MemoryStore::new(),
+            versions,
         }
     }
 
@@ -72,14 +72,15 @@ impl Disk {
 
     /// The process ended by itself.
     pub fn process_ended(&self) {
+        self.versions.close();
         self.replace(self.directory().after_process_death());
         self.state().process_died();
     }
 
     /// The process died: the journal keeps what it wrote, the store may lose what was not flushed.
     pub fn process_died(&self, rng: &mut StdRng) {
+        self.versions.crash(rng);
         self.process_ended();
-        self.forget_versions(rng);
     }
 
     /// The power failed: of what was not synced each block survives as `survives` says.
@@ -89,7 +90,7 @@ impl Disk {
         let torn = torn(&before, &after);
         self.replace(after);
         self.state().process_died();
-        self.forget_versions(rng);
+        self.versions.crash(rng);
         torn
     }
 
@@ -200,11 +201,6 @@ impl Disk {
         self.state().misuse.take()
     }
 
-    fn forget_versions(&self, rng: &mut StdRng) {
-        let kept = rng.random_range(0..=self.store.unflushed());
-        self.store.crash(kept);
-    }
-
     /// Restarts do not make room.
     fn replace(&self, files: MemoryFiles) {
         files.set_fault(Fault {
@@ -248,7 +244,7 @@ mod tests {
     use super::*;
 
     fn disk_with(content: &[u8]) -> (Disk, Box<dyn meridian_journal::files::File>) {
-        let disk = Disk::new(false);
+        let disk = Disk::new(false, Versions::in_memory());
         let file = disk.files().create("wal-0000000000000001.log").unwrap();
         disk.files().sync_dir().unwrap();
         file.write_all_at(0, &[Bytes::copy_from_slice(content)]).unwrap();

@@ -8,10 +8,12 @@ pub mod points;
 pub mod process;
 pub mod sockets;
 pub mod time;
+pub mod versions;
 pub mod wire;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,7 @@ use node::Node;
 use points::Points;
 use sockets::Sockets;
 use time::SimTime;
+use versions::Versions;
 use wire::{Cuts, SimDialer};
 
 /// Where all nodes are.
@@ -95,6 +98,8 @@ pub struct Shared {
     pub cluster: ClusterId,
     /// Places inside of services where something is to happen.
     pub points: Points,
+    /// A directory for what lies on real disks; not there before it is needed. Nothing depends on its name.
+    dir: PathBuf,
     /// What happens to messages.
     pub messages: Messages,
     /// What must not have happened, and was noticed while it did.
@@ -111,6 +116,7 @@ impl Shared {
                 active: Arc::new(AtomicBool::new(false)),
             },
             cluster: ClusterId(Uuid::from_u128(rng.random())),
+            dir: std::env::temp_dir().join(format!("meridian-sim-{}", std::process::id())),
             messages: Messages::new(plan.faults.messages, plan.seed),
             plan,
             time,
@@ -154,6 +160,13 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Only if it is empty.
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
 /// All nodes of the cluster, running or not.
 pub struct Cluster {
     /// In the order of their roles.
@@ -188,6 +201,14 @@ impl Cluster {
         }
     }
 
+    /// The end: nothing is left of the nodes.
+    pub fn stop(&self) {
+        for node in &self.nodes {
+            node.kill();
+            node.disk.versions.remove();
+        }
+    }
+
     /// One step of every process.
     pub fn turn(&self) {
         let mut order: Vec<&Rc<Node>> = self.nodes.iter().collect();
@@ -209,7 +230,11 @@ fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -
         _ => false,
     };
     clock.skew(rng.random_range(-1.0..=1.0), rng.random_range(-500..=500));
-    let disk = Disk::new(World::SyncLies.is_on(plan.mutation));
+    let versions = match role == Role::Storage && plan.sled {
+        true => Versions::in_dir(shared.dir.join(&name.0)),
+        false => Versions::in_memory(),
+    };
+    let disk = Disk::new(World::SyncLies.is_on(plan.mutation), versions);
     let identity = DiskIdentity {
         cluster: shared.cluster,
         node: name.clone(),

@@ -264,7 +264,10 @@ impl Node {
             }
             Role::Storage => {
                 let config = meridian_storage::Config::default();
-                let store = Arc::new(self.disk.store.clone());
+                let store = self.disk.versions.store().map_err(|error| ServiceFailure {
+                    role: "storage",
+                    what: error.to_string(),
+                })?;
                 meridian_storage::start_with_store(config, env, owners, journals, store, stop)
             }
             Role::Query => {

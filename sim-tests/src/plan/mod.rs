@@ -27,6 +27,8 @@ pub struct Plan {
     pub mutation: Option<Mutation>,
     /// How many nodes there are.
     pub shape: Shape,
+    /// Storage nodes keep their versions in sled, on a real disk.
+    pub sled: bool,
     /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
     /// still all the rest.
     pub clocks_beyond: bool,
@@ -73,6 +75,7 @@ impl Plan {
             seed,
             mutation,
             shape: Shape::new(&mut part("shape")),
+            sled: part("sled").random_bool(0.1),
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
             latency: (Duration::ZERO, Duration::from_millis(slowest)),

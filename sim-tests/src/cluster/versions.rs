@@ -1,0 +1,183 @@
+//! What a storage node keeps its versions in: memory that forgets at a crash what was not flushed, or sled.
+//!
+//! sled writes from threads of its own, at times of its own. Nothing of that can be seen through its interface, but a
+//! directory that is copied at any moment is another one in every run. So a crash leaves either everything that was
+//! applied (sled is closed and opened again) or what was flushed last: the directory is copied right after the
+//! simulation flushes, when nothing is under way. Runs on sled are then the same runs, byte for byte, as others are.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_storage::StoreError;
+use meridian_storage::store::{MemoryStore, SledStore, VersionStore};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+const CACHE_BYTES: u64 = 4 << 20;
+/// sled's own thread writes out so rarely that a run never sees it; the simulation flushes when it wants to.
+const FLUSH_INTERVAL_MS: u64 = 3_600_000;
+
+/// The versions of one node.
+pub enum Versions {
+    /// In memory.
+    Memory(MemoryStore),
+    /// In a directory.
+    Sled {
+        /// The directory.
+        dir: PathBuf,
+        /// Open while a process uses it.
+        open: Mutex<Option<Arc<SledStore>>>,
+    },
+}
+
+impl Versions {
+    /// None yet, in memory.
+    pub fn in_memory() -> Self {
+        Self::Memory(MemoryStore::new())
+    }
+
+    /// Those of a directory.
+    pub fn in_dir(dir: PathBuf) -> Self {
+        Self::Sled {
+            dir,
+            open: Mutex::default(),
+        }
+    }
+
+    /// As a process or a checker uses them.
+    pub fn store(&self) -> Result<Arc<dyn VersionStore>, StoreError> {
+        match self {
+            Self::Memory(store) => Ok(Arc::new(store.clone())),
+            Self::Sled { dir, open } => {
+                let mut open = lock(open);
+                let store = match open.take() {
+                    Some(store) => store,
+                    None => Arc::new(SledStore::open(dir, CACHE_BYTES, FLUSH_INTERVAL_MS)?),
+                };
+                *open = Some(store.clone());
+                Ok(store)
+            }
+        }
+    }
+
+    /// Writes out what was applied; a crash may go back to here.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.store()?.flush()?;
+        if let Self::Sled { dir, .. } = self {
+            // Without a copy a crash loses nothing.
+            let copied = remove_dir(&flushed(dir)).and_then(|()| copy(dir, &flushed(dir)));
+            if let Err(error) = copied {
+                tracing::warn!(%error, "the flushed versions cannot be copied");
+            }
+        }
+        Ok(())
+    }
+
+    /// The process is gone, and with it perhaps what was not flushed.
+    pub fn crash(&self, rng: &mut StdRng) {
+        self.close();
+        match self {
+            Self::Memory(store) => store.crash(rng.random_range(0..=store.unflushed())),
+            Self::Sled { dir, .. } if rng.random_bool(0.5) && flushed(dir).exists() => {
+                let restored = remove_dir(dir).and_then(|()| copy(&flushed(dir), dir));
+                if let Err(error) = restored {
+                    tracing::warn!(%error, "the flushed versions cannot be restored");
+                }
+            }
+            Self::Sled { .. } => {}
+        }
+    }
+
+    /// The process is gone.
+    pub fn close(&self) {
+        if let Self::Sled { open, .. } = self {
+            lock(open).take();
+        }
+    }
+
+    /// Nobody needs them any more.
+    pub fn remove(&self) {
+        self.close();
+        if let Self::Sled { dir, .. } = self {
+            // Left behind, they harm nobody.
+            let _ = remove_dir(dir);
+            let _ = remove_dir(&flushed(dir));
+        }
+    }
+}
+
+/// Where the copy is of what was flushed.
+fn flushed(dir: &Path) -> PathBuf {
+    dir.with_extension("flushed")
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(open: &Mutex<Option<Arc<SledStore>>>) -> MutexGuard<'_, Option<Arc<SledStore>>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_storage::store::AppliedBatch;
+    use meridian_types::{Lsn, Position, StreamId};
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn position(versions: &Versions) -> Lsn {
+        let progress = versions.store().unwrap().progress().unwrap();
+        progress
+            .values()
+            .map(|progress| progress.position.lsn)
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn apply(versions: &Versions, lsn: u64) {
+        let mut batch = AppliedBatch::default();
+        batch.progress.entry(StreamId(1)).or_default().position = Position::new(1, lsn);
+        versions.store().unwrap().apply(&batch).unwrap();
+    }
+
+    #[test]
+    fn sled_loses_at_a_crash_what_was_not_flushed_or_nothing() {
+        let dir = std::env::temp_dir().join(format!("meridian-sim-versions-{}", std::process::id()));
+        let versions = Versions::in_dir(dir.join("storage-1"));
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut found = [0; 2];
+        for round in 1..=20 {
+            apply(&versions, round * 10);
+            versions.flush().unwrap();
+            apply(&versions, round * 10 + 1);
+            versions.crash(rng);
+            let left = position(&versions).0;
+            let lost = usize::try_from(round * 10 + 1 - left).unwrap();
+            found[lost] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 3), "{found:?}");
+        versions.remove();
+        fs::remove_dir(&dir).unwrap();
+    }
+}

@@ -208,6 +208,11 @@ impl Recorder {
             self.doubts.told(id, token, false);
             return;
         }
+        if !self.history.has_effects(id) {
+            // There is nothing that could have become of it.
+            self.failed(id, error);
+            return;
+        }
         tracing::debug!(txn = id, %error, "in doubt");
         if let Some(token) = error.token().or(token)
             && doubt == Doubt::AskLater

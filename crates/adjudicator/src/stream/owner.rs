@@ -371,7 +371,6 @@ impl Owner {
     /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].
     pub(super) fn begin_release(&mut self) {
         self.phase = Phase::Releasing { released: None };
-        self.log_stopped();
     }
 
     /// Appends `Released` once everything before it is committed. `true` when it is committed itself.
@@ -384,6 +383,7 @@ impl Owner {
             Some(lsn) => committed >= lsn,
             None if committed == self.replication.last().lsn => {
                 let (floor, lsn) = self.adjudication.release();
+                self.log_stopped();
                 tracing::trace!(
                     target: events::TARGET, event = "released", stream = self.stream.0,
                     epoch = self.replication.epoch().0, lsn = lsn.0, floor = floor.0

@@ -1,6 +1,6 @@
 //! What breaks when: draws faults at the plan's rates, applies them between two steps, and repairs them after a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -275,6 +275,11 @@ impl Faults {
         let mut hosts: Vec<usize> = (0..self.links.len()).collect();
         hosts.retain(|host| processes::is_one_of(cluster, *host, parted));
         hosts.shuffle(&mut self.rng);
+        if self.shared.plan.faults.one_of_each {
+            let role = |host: &usize| cluster.nodes.get(*host).map(|node| node.role);
+            let mut seen = BTreeSet::new();
+            return hosts.into_iter().partition(|host| seen.insert(role(host)));
+        }
         let first = *[1, 1, 2, hosts.len() / 2].choose(&mut self.rng).unwrap_or(&1);
         let rest = hosts.split_off(first);
         // From all others, or only from some of them.

@@ -28,6 +28,10 @@ impl Mutation {
             | Self::Rule(Rule::CommitWait | Rule::UncertaintyWait | Rule::StartLatest) => {
                 ("clocks far apart that jump, a lead, busy clients", clocks_apart)
             }
+            Self::Rule(Rule::PreviousPosition) => (
+                "owners cut off with one journal node each, while others take over again and again",
+                left_behind,
+            ),
             Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
             Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => (
                 "a tuned lead, far clocks, a short lease, adjudicators die",
@@ -46,12 +50,7 @@ impl Mutation {
             ),
             Self::Rule(Rule::AttemptBar) => ("connections break, a slow network", late_requests),
             Self::Rule(
-                Rule::CurrentEpoch
-                | Rule::FencePromise
-                | Rule::PreviousPosition
-                | Rule::StaleAppend
-                | Rule::LogChoice
-                | Rule::Quorum,
+                Rule::CurrentEpoch | Rule::FencePromise | Rule::StaleAppend | Rule::LogChoice | Rule::Quorum,
             ) => (
                 "one takeover after the other, each with part of the journal",
                 takeovers,
@@ -155,4 +154,11 @@ fn takeovers(plan: &mut Plan) {
         parted: &[Role::Adjudicator, Role::Journal],
         ..Faults::default()
     };
+}
+
+/// A former owner and one journal node write on for themselves; elsewhere two owners follow, one upon the other.
+fn left_behind(plan: &mut Plan) {
+    takeovers(plan);
+    plan.faults.partition = Some(Duration::from_secs(3));
+    plan.faults.one_of_each = true;
 }

@@ -201,9 +201,9 @@ impl Cluster {
         }
     }
 
-    /// The end: nothing is left of the nodes.
+    /// The end: nothing is left of storage nodes on the real disk.
     pub fn stop(&self) {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.role == Role::Storage) {
             node.kill();
             node.disk.versions.remove();
         }

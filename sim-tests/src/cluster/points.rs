@@ -1,6 +1,6 @@
 //! Fault points: places inside of services where something happens just there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub const PLACES: [&str; 8] = [
     "query: commit answered",
     "storage: applied",
 ];
+
+const MAX_ARMED: usize = 4;
 
 /// What happens to whoever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,25 +74,32 @@ pub struct Points {
 
 #[derive(Default)]
 struct State {
-    armed: Option<Armed>,
+    /// The oldest first.
+    armed: VecDeque<Armed>,
     struck: Vec<Struck>,
     /// How often each place was reached.
     reached: BTreeMap<&'static str, u64>,
 }
 
 impl Points {
-    /// From now on `action` happens to whoever comes to the place, after `spared` others; replaces what was armed before.
+    /// From now on `action` happens to whoever comes to the place, after `spared` others. Few places are armed at a time:
+    /// one that nobody comes to is forgotten when others have taken its turn.
     pub fn arm(&self, place: &'static str, spared: u32, action: Action) {
-        self.lock().armed = Some(Armed {
+        let mut state = self.lock();
+        state.armed.retain(|armed| armed.place != place);
+        state.armed.push_back(Armed {
             place,
             spared,
             action,
         });
+        if state.armed.len() > MAX_ARMED {
+            state.armed.pop_front();
+        }
     }
 
     /// Nothing happens any more.
     pub fn disarm(&self) {
-        self.lock().armed = None;
+        self.lock().armed.clear();
     }
 
     /// Who came to a place where something was to happen, since this was asked last.
@@ -125,13 +134,14 @@ impl FaultPoints for NodePoints {
     fn reached(&self, place: &'static str) -> Option<BoxFuture<'static, ()>> {
         let mut state = self.points.lock();
         *state.reached.entry(place).or_default() += 1;
-        let armed = state.armed.as_mut().filter(|armed| armed.place == place)?;
+        let index = state.armed.iter().position(|armed| armed.place == place)?;
+        let armed = state.armed.get_mut(index)?;
         if armed.spared > 0 {
             armed.spared -= 1;
             return None;
         }
         let action = armed.action;
-        state.armed = None;
+        state.armed.remove(index);
         state.struck.push(Struck {
             node: self.node.clone(),
             place,

@@ -292,7 +292,7 @@ mod tests {
         let (disk, file) = disk_with(&[1]);
         disk.fill(rng);
         let much = Bytes::from(vec![3; 10_000]);
-        let error = file.write_all_at(0, &[much.clone()]).unwrap_err();
+        let error = file.write_all_at(0, std::slice::from_ref(&much)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         disk.has_room();
         file.write_all_at(0, &[much]).unwrap();

@@ -220,7 +220,11 @@ impl Faults {
                 self.count(kind.to_string());
                 tracing::info!(from = %self.links.describe(&groups.0), to = %self.links.describe(&groups.1), "fault: {kind}");
                 let id = self.links.cut(sim, cut, groups.0, groups.1);
-                let mean = *[150, 800, 2_500, 6_000].choose(&mut self.rng).unwrap_or(&800);
+                let mut mean = *[150, 800, 2_500, 6_000].choose(&mut self.rng).unwrap_or(&800);
+                if self.shared.plan.faults.one_of_each {
+                    mean = 6_000;
+                    self.arm_opening();
+                }
                 let until = now + spread(&mut self.rng, Duration::from_millis(mean));
                 self.repairs.push((until, Repair::Uncut(id)));
             }
@@ -276,6 +280,9 @@ impl Faults {
         hosts.retain(|host| processes::is_one_of(cluster, *host, parted));
         hosts.shuffle(&mut self.rng);
         if self.shared.plan.faults.one_of_each {
+            let owner = self.shared.points.last_owner();
+            let name = |host: &usize| cluster.nodes.get(*host).map(|node| node.name().to_owned());
+            hosts.sort_by_key(|host| name(host) != owner);
             let role = |host: &usize| cluster.nodes.get(*host).map(|node| node.role);
             let mut seen = BTreeSet::new();
             return hosts.into_iter().partition(|host| seen.insert(role(host)));

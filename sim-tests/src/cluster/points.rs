@@ -13,12 +13,15 @@ pub const PLACES: [&str; 8] = [
     "adjudicator: decided",
     "adjudicator: lease renewed",
     "adjudicator: fenced",
-    "adjudicator: opened",
+    OPENED,
     "journal: persisted",
     "query: commit to be sent",
     "query: commit answered",
     "storage: applied",
 ];
+
+/// Here a new owner has sent its `Opened` record, which is not committed yet.
+pub const OPENED: &str = "adjudicator: opened";
 
 const MAX_ARMED: usize = 4;
 
@@ -79,6 +82,8 @@ struct State {
     struck: Vec<Struck>,
     /// How often each place was reached.
     reached: BTreeMap<&'static str, u64>,
+    /// Who was last at [`OPENED`].
+    opened: Option<String>,
 }
 
 impl Points {
@@ -112,6 +117,11 @@ impl Points {
         self.lock().reached.clone()
     }
 
+    /// The node that began to own the stream last.
+    pub fn last_owner(&self) -> Option<String> {
+        self.lock().opened.clone()
+    }
+
     /// Those of one node.
     pub fn of(&self, node: &str) -> Arc<dyn FaultPoints> {
         Arc::new(NodePoints {
@@ -134,6 +144,9 @@ impl FaultPoints for NodePoints {
     fn reached(&self, place: &'static str) -> Option<BoxFuture<'static, ()>> {
         let mut state = self.points.lock();
         *state.reached.entry(place).or_default() += 1;
+        if place == OPENED {
+            state.opened = Some(self.node.clone());
+        }
         let index = state.armed.iter().position(|armed| armed.place == place)?;
         let armed = state.armed.get_mut(index)?;
         if armed.spared > 0 {

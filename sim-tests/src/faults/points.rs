@@ -8,7 +8,7 @@ use turmoil::Sim;
 
 use super::{Faults, Kind, Repair, spread};
 use crate::cluster::Cluster;
-use crate::cluster::points::{Action, PLACES};
+use crate::cluster::points::{Action, OPENED, PLACES};
 
 impl Faults {
     /// Something is to happen to whoever comes to a place next.
@@ -28,6 +28,12 @@ impl Faults {
         self.shared.points.arm(place, spared, action);
     }
 
+    /// The next owner is to die while it opens.
+    pub(super) fn arm_opening(&mut self) {
+        let spared = self.rng.random_range(1..=6);
+        self.shared.points.arm(OPENED, spared, Action::Crash);
+    }
+
     /// What happens to those who came to a place since the last step.
     pub(super) fn strike_at_points(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
         let now = self.shared.time.elapsed();
@@ -42,6 +48,10 @@ impl Faults {
                 struck.action.name(),
                 struck.place
             ));
+            // One who was struck too early has left no record, so that nothing has come of it.
+            if struck.place == OPENED && self.shared.plan.faults.one_of_each && self.rng.random_bool(0.5) {
+                self.arm_opening();
+            }
             match struck.action {
                 Action::Crash => {
                     node.kill();

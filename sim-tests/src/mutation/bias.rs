@@ -156,9 +156,13 @@ fn takeovers(plan: &mut Plan) {
     };
 }
 
-/// A former owner and one journal node write on for themselves; elsewhere two owners follow, one upon the other.
+/// A former owner and one journal node write on for themselves, for long; elsewhere owners follow one upon the other, none of
+/// them long enough to write as much as stands there.
 fn left_behind(plan: &mut Plan) {
     takeovers(plan);
-    plan.faults.partition = Some(Duration::from_secs(3));
+    plan.latency = (Duration::ZERO, Duration::from_millis(5));
+    plan.lease_ms = 300;
+    plan.faults.crash = None;
+    plan.faults.partition = Some(Duration::from_secs(4));
     plan.faults.one_of_each = true;
 }

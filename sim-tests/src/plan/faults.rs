@@ -52,7 +52,8 @@ pub struct Faults {
     pub stopped: &'static [Role],
     /// Only these are cut off from each other; all, if there are none.
     pub parted: &'static [Role],
-    /// Every cut is between one of each of those and all others of them.
+    /// Every cut is between one of each of those, the owner among them, and all others of them; and whoever takes over
+    /// then may die while it opens.
     pub one_of_each: bool,
     /// How likely it is that a block that was not synced survives a power loss.
     pub unsynced_survives: f64,

@@ -272,6 +272,7 @@ impl World {
             tracing::error!(invariant = violation.invariant, what = violation.what, "VIOLATED");
         }
         self.cluster.stop();
+        self.shared.remove_dir();
         let simulated = self.sim.elapsed();
         let faults = self.faults.counts();
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();

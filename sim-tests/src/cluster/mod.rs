@@ -158,11 +158,10 @@ impl Shared {
     pub fn alarms(&self) -> Vec<String> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // Only if it is empty.
+    /// Removes the directory on the real disk, if it is there and the cluster that used it was stopped. Not left to `drop`:
+    /// whoever holds this may outlive the run.
+    pub fn remove_dir(&self) {
         let _ = std::fs::remove_dir(&self.dir);
     }
 }

@@ -9,7 +9,7 @@
 //! - s is not below the commit timestamp of any transaction that was acknowledged before T began, nor below that of any
 //!   version that was read by a transaction that was over before T began (I1), unless T asked for the past.
 //!
-//! Where s is not told, there has to be one: see [`Snapshot`].
+//! Where s is not told, there has to be one: see `Snapshot`.
 
 mod reads;
 mod snapshot;

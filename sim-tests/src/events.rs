@@ -231,6 +231,24 @@ impl Event {
         }
     }
 
+    /// The lease that is durable from here on: whose it is, and its end.
+    pub fn durable_lease(&self) -> Option<(StreamId, Epoch, Timestamp)> {
+        match self {
+            Self::Serving {
+                stream,
+                epoch,
+                lease_end,
+                ..
+            }
+            | Self::Leased {
+                stream,
+                epoch,
+                lease_end,
+            } => Some((*stream, *epoch, *lease_end)),
+            _ => None,
+        }
+    }
+
     /// The transaction that it is about.
     pub fn txn(&self) -> Option<TxnId> {
         match self {

@@ -14,11 +14,11 @@ mod mark;
 mod recovery;
 mod segments;
 
-use meridian_types::mutation::{Rule, is_broken};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use meridian_types::mutation::{Rule, is_broken};
 
 use crate::error::WriteError;
 use crate::files::{File, Files, is_full};

@@ -142,14 +142,12 @@ impl Txn {
 
     /// The snapshot, fixed by the first caller (R1).
     pub(crate) async fn start(&self, processor: &Processor, deadline: Instant) -> KvResult<Timestamp> {
-        if let Some(start) = self.start.get()
-            && !is_broken(Rule::StartFixed)
-        {
-            return Ok(*start);
-        }
         let choose = || self.choose_start(processor, deadline);
         if is_broken(Rule::StartFixed) {
             return choose().await;
+        }
+        if let Some(start) = self.start.get() {
+            return Ok(*start);
         }
         match tokio::time::timeout_at(deadline, self.start.get_or_try_init(choose)).await {
             Ok(start) => start.copied(),

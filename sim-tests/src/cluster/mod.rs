@@ -12,7 +12,6 @@ pub mod versions;
 pub mod wire;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
@@ -41,48 +40,13 @@ use time::SimTime;
 use versions::Versions;
 use wire::{Cuts, SimDialer};
 
+/// What a node runs.
+pub use meridian::config::Role;
+
 /// Where all nodes are.
 pub const REGION: &str = "local";
 /// The widest error that a clock may have: above the widest bound of any plan.
 const MAX_CLOCK_ERROR: Duration = Duration::from_millis(250);
-
-/// What a node runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// A journal node.
-    Journal,
-    /// An adjudicator.
-    Adjudicator,
-    /// A storage node.
-    Storage,
-    /// A query processor.
-    Query,
-    /// A router.
-    Router,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Journal,
-        Self::Adjudicator,
-        Self::Storage,
-        Self::Query,
-        Self::Router,
-    ];
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Journal => "journal",
-            Self::Adjudicator => "adjudicator",
-            Self::Storage => "storage",
-            Self::Query => "query",
-            Self::Router => "router",
-        })
-    }
-}
 
 /// What all nodes and clients of a run share.
 pub struct Shared {

@@ -25,38 +25,31 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
         let mut violated = |what: String, shown_by: &[usize]| {
             violations.push(Violation::shown(NAME, what, log.events, shown_by.iter().copied()));
         };
-        match &happened.event {
-            Event::Serving {
-                stream, lease_end, ..
+        if let Some((stream, _, lease_end)) = happened.event.durable_lease() {
+            let lease = leases.entry((&*happened.node, stream)).or_default();
+            *lease = (*lease).max(lease_end);
+        }
+        if let Event::Voted {
+            stream,
+            txn,
+            attempt,
+            promise,
+            ..
+        } = &happened.event
+        {
+            let lease = leases
+                .get(&(&*happened.node, *stream))
+                .copied()
+                .unwrap_or_default();
+            if *promise > lease {
+                violated(format!("{} promises beyond its lease", happened.node), &[index]);
             }
-            | Event::Leased {
-                stream, lease_end, ..
-            } => {
-                let lease = leases.entry((&*happened.node, *stream)).or_default();
-                *lease = (*lease).max(*lease_end);
+            if let Some((decided, commit)) = decisions.get(&(*txn, *attempt))
+                && commit > promise
+            {
+                let what = format!("{} commits after the promise of {}", Short(*txn), happened.node);
+                violated(what, &[index, *decided]);
             }
-            Event::Voted {
-                stream,
-                txn,
-                attempt,
-                promise,
-                ..
-            } => {
-                let lease = leases
-                    .get(&(&*happened.node, *stream))
-                    .copied()
-                    .unwrap_or_default();
-                if *promise > lease {
-                    violated(format!("{} promises beyond its lease", happened.node), &[index]);
-                }
-                if let Some((decided, commit)) = decisions.get(&(*txn, *attempt))
-                    && commit > promise
-                {
-                    let what = format!("{} commits after the promise of {}", Short(*txn), happened.node);
-                    violated(what, &[index, *decided]);
-                }
-            }
-            _ => {}
         }
     }
     violations

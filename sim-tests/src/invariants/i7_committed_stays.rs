@@ -7,10 +7,7 @@ const NAME: &str = "I7 what is committed stays";
 
 /// Every committed entry in the log of every later owner.
 pub fn check(log: &Log<'_>) -> Vec<Violation> {
-    log.streams
-        .values()
-        .flat_map(|stream| check_stream(log, stream))
-        .collect()
+    log.each_stream(check_stream)
 }
 
 fn check_stream(log: &Log<'_>, stream: &StreamLog) -> Vec<Violation> {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{Position, StreamId, Timestamp};
 
+use super::Violation;
 use super::stream_log::StreamLog;
 use crate::events::{Decided, Event, Happened};
 
@@ -80,6 +81,12 @@ impl<'a> Log<'a> {
             Some(Event::Decided(decided)) => Some((*index, decided)),
             _ => None,
         })
+    }
+
+    /// What a check of single streams finds in all of them.
+    pub fn each_stream(&self, check: impl Fn(&Self, &StreamLog) -> Vec<Violation>) -> Vec<Violation> {
+        let streams = self.streams.values();
+        streams.flat_map(|stream| check(self, stream)).collect()
     }
 
     /// Everything that happened, with its place.

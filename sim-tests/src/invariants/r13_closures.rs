@@ -25,38 +25,30 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
     let mut leases: BTreeMap<(&str, StreamId), (Timestamp, usize)> = BTreeMap::new();
     let mut violations = taken(log);
     for (index, happened) in log.all() {
-        match &happened.event {
-            Event::Serving {
-                stream, lease_end, ..
+        if let Some((stream, _, lease_end)) = happened.event.durable_lease() {
+            let lease = leases.entry((&*happened.node, stream)).or_default();
+            *lease = (*lease).max((lease_end, index));
+        }
+        if let Event::Closed { stream, closure } = &happened.event {
+            let (lease_end, leased) = leases
+                .get(&(&*happened.node, *stream))
+                .copied()
+                .unwrap_or_default();
+            if closure.x > lease_end {
+                let (x, lease_end) = (Seconds(closure.x), Seconds(lease_end));
+                let what = format!("closed through {x}, but the lease ends at {lease_end}");
+                violations.push(Violation::shown(GIVEN, what, log.events, [leased, index]));
             }
-            | Event::Leased {
-                stream, lease_end, ..
-            } => {
-                let lease = leases.entry((&*happened.node, *stream)).or_default();
-                *lease = (*lease).max((*lease_end, index));
+            let below = commits
+                .get(stream)
+                .and_then(|commits| commits.range(..=closure.x).next_back());
+            if let Some((commit, (decided, last))) = below
+                && last.at.lsn > lsn_of(closure, *stream)
+            {
+                let (x, commit) = (Seconds(closure.x), Seconds(*commit));
+                let what = format!("closed through {x}, but {} commits at {commit}", last.at);
+                violations.push(Violation::shown(GIVEN, what, log.events, [index, *decided]));
             }
-            Event::Closed { stream, closure } => {
-                let (lease_end, leased) = leases
-                    .get(&(&*happened.node, *stream))
-                    .copied()
-                    .unwrap_or_default();
-                if closure.x > lease_end {
-                    let (x, lease_end) = (Seconds(closure.x), Seconds(lease_end));
-                    let what = format!("closed through {x}, but the lease ends at {lease_end}");
-                    violations.push(Violation::shown(GIVEN, what, log.events, [leased, index]));
-                }
-                let below = commits
-                    .get(stream)
-                    .and_then(|commits| commits.range(..=closure.x).next_back());
-                if let Some((commit, (decided, last))) = below
-                    && last.at.lsn > lsn_of(closure, *stream)
-                {
-                    let (x, commit) = (Seconds(closure.x), Seconds(*commit));
-                    let what = format!("closed through {x}, but {} commits at {commit}", last.at);
-                    violations.push(Violation::shown(GIVEN, what, log.events, [index, *decided]));
-                }
-            }
-            _ => {}
         }
     }
     violations

@@ -79,22 +79,14 @@ fn bounds(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Vec<(usize, 
     let leases_count = released.is_none() && !opening.resumed;
     let mut bounds: Vec<(usize, Timestamp)> = released.into_iter().collect();
     for (index, happened) in log.all() {
-        let (stream, epoch, bound) = match &happened.event {
-            Event::Closed { stream, closure } => (stream, closure.epoch, closure.x),
-            Event::Serving {
-                stream,
-                epoch,
-                lease_end,
-                ..
-            }
-            | Event::Leased {
-                stream,
-                epoch,
-                lease_end,
-            } if leases_count => (stream, *epoch, *lease_end),
-            _ => continue,
+        let bound = match &happened.event {
+            Event::Closed { stream, closure } => Some((*stream, closure.epoch, closure.x)),
+            event => event.durable_lease().filter(|_| leases_count),
         };
-        if *stream == opening.stream && epoch < opening.at.epoch {
+        if let Some((stream, epoch, bound)) = bound
+            && stream == opening.stream
+            && epoch < opening.at.epoch
+        {
             bounds.push((index, bound));
         }
     }

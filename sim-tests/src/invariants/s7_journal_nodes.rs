@@ -19,10 +19,7 @@ const MATCHING: &str = "7 log matching";
 
 /// Every start, append and entry of every journal node.
 pub fn check(log: &Log<'_>) -> Vec<Violation> {
-    log.streams
-        .values()
-        .flat_map(|stream| check_stream(log, stream))
-        .collect()
+    log.each_stream(check_stream)
 }
 
 fn check_stream(log: &Log<'_>, stream: &StreamLog) -> Vec<Violation> {

@@ -35,6 +35,14 @@ impl Guard {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::None, Self::Update, Self::Range, Self::Serializable];
 
+    /// The mode of its transactions.
+    pub fn mode(self) -> Mode {
+        match self {
+            Self::Serializable => Mode::serializable(),
+            _ => Mode::default(),
+        }
+    }
+
     /// What the keys of its pairs begin with.
     pub fn prefix(self) -> String {
         format!("{PAIRS}{self}/")
@@ -57,11 +65,7 @@ pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number
     let guard = Guard::ALL[rng.random_range(0..Guard::ALL.len())];
     let pair = format!("{}{}/", guard.prefix(), rng.random_range(0..PAIRS_EACH));
     let who = format!("{}.{number}", recorder.name);
-    let mode = match guard {
-        Guard::Serializable => Mode::serializable(),
-        _ => Mode::default(),
-    };
-    let Some(txn) = recorder.begin(mode).await else {
+    let Some(txn) = recorder.begin(guard.mode()).await else {
         return;
     };
     let side = rng.random_range(0..2);

@@ -11,7 +11,6 @@ use rand::rngs::StdRng;
 use super::recorded::Handle;
 use super::recorder::Recorder;
 use super::{Guard, SLOTS};
-use crate::history::Mode;
 use crate::plan::Plan;
 
 /// So much is on a shelf at most.
@@ -27,11 +26,7 @@ pub fn shelf(guard: Guard) -> String {
 pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, plan: &Plan, number: u64) {
     let guard = GUARDS[rng.random_range(0..GUARDS.len())];
     let who = format!("{}.{number}", recorder.name);
-    let mode = match guard {
-        Guard::Serializable => Mode::serializable(),
-        _ => Mode::default(),
-    };
-    let Some(txn) = recorder.begin(mode).await else {
+    let Some(txn) = recorder.begin(guard.mode()).await else {
         return;
     };
     let pause = plan.think.mul_f64(rng.random_range(0.0..1.0));

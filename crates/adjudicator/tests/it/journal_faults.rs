@@ -55,8 +55,8 @@ async fn until_all_know_the_end(cluster: &Cluster) {
         .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_node_that_was_down_is_caught_up_from_the_others() {
+/// One node is down, and the owner's memory holds only the end of what it has missed.
+async fn cluster_with_a_node_far_behind() -> (Cluster, Decider) {
     let config = Config {
         tail_bytes: 4 << 10,
         append_batch_bytes: 8 << 10,
@@ -68,6 +68,12 @@ async fn a_node_that_was_down_is_caught_up_from_the_others() {
     until_all_know_the_end(&cluster).await;
     cluster.journals[2].kill();
     commit_some(&mut cluster, &mut decider, 200, 1_000).await;
+    (cluster, decider)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_down_is_caught_up_from_the_others() {
+    let (mut cluster, mut decider) = cluster_with_a_node_far_behind().await;
     assert!(cluster.journals[2].last().lsn < cluster.journals[0].last().lsn);
     cluster.journals[2].restart();
     commit_some(&mut cluster, &mut decider, 16, 1_000).await;
@@ -249,17 +255,7 @@ async fn a_link_that_dies_is_not_passed_over() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_for_a_node_that_refuses() {
-    let config = Config {
-        tail_bytes: 4 << 10,
-        append_batch_bytes: 8 << 10,
-        ..Config::default()
-    };
-    let mut cluster = Cluster::start_with(&["a1"], config).await;
-    let mut decider = cluster.decider("a1").await;
-    commit_some(&mut cluster, &mut decider, 8, 10).await;
-    until_all_know_the_end(&cluster).await;
-    cluster.journals[2].kill();
-    commit_some(&mut cluster, &mut decider, 200, 1_000).await;
+    let (cluster, _decider) = cluster_with_a_node_far_behind().await;
     // It comes back far behind, and has heard of a candidate meanwhile.
     cluster.journals[2].promise(9, "ghost");
     cluster.journals[2].restart();

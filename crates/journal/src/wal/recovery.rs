@@ -265,6 +265,8 @@ struct Scanned {
     place: Place,
     /// The segment's bytes.
     bytes: Bytes,
+    /// Where the zeros begin that the segment ends with.
+    zeros: usize,
 }
 
 /// Hands on all records up to the first place without one. `required` must be reached.
@@ -317,7 +319,8 @@ fn scan(
         offset += u64::from(location.len);
         recovered.records += 1;
     }
-    if let Some(proof) = later_group(&bytes, offset) {
+    let zeros = without_zeros(&bytes);
+    if let Some(proof) = later_group(&bytes, offset, zeros) {
         return Err(lost(
             offset,
             &format!(
@@ -330,14 +333,13 @@ fn scan(
         offset,
         crc,
     };
-    Ok(Scanned { place, bytes })
+    Ok(Scanned { place, bytes, zeros })
 }
 
-/// A valid record after `from` that belongs to a group begun after `from`: it was written only after everything
+/// A valid record after `from` and before `end` that belongs to a group begun after `from`: it was written only after everything
 /// before its group was durable, so what stands at `from` is no torn tail, however old the mark is.
-fn later_group(bytes: &Bytes, from: u64) -> Option<usize> {
+fn later_group(bytes: &Bytes, from: u64, end: usize) -> Option<usize> {
     let from = usize::try_from(from).ok()?;
-    let end = without_zeros(bytes);
     (from + 1..end).find(|at| {
         // Cheap, and almost always enough to tell that no record begins here.
         let group = bytes.get(*at..).and_then(format::peek_group);
@@ -379,8 +381,7 @@ fn finish(
             .unwrap_or(usize::MAX)
             .min(scanned.bytes.len())
     };
-    let tail = scanned.bytes.slice(place(end)..);
-    let torn = without_zeros(&tail) as u64;
+    let torn = scanned.zeros.saturating_sub(place(end)) as u64;
     recovered.cut_bytes += torn;
     let finished = || -> std::io::Result<u64> {
         let from = durable.min(end);

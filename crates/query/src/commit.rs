@@ -10,7 +10,9 @@
 //!                        └──> committed ──> R3
 //!                        └──> the client's deadline: unknown
 //! ```
-//! An attempt is sent again only after a definite answer to the last time, or when it was surely not sent.
+//! An attempt is sent again only after an answer to the last time, or when it was surely not sent. A refusal that holds
+//! only for the moment says nothing of a copy of the request that is still on its way: before the client is told of
+//! it, the owner gives the attempt up (I9).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ use crate::txn::{CommitStart, Committed, Ending, Txn, Work};
 
 /// How long after its deadline a commit is still waited for: its own answer is better than ours.
 const GRACE: Duration = Duration::from_millis(20);
+/// What is kept of the time before the deadline, to have an attempt given up that was refused only for the moment.
+const TO_GIVE_UP: Duration = Duration::from_millis(100);
 /// How long the commit wait may go on when nobody waits for it any more.
 const LONGEST_COMMIT_WAIT: Duration = Duration::from_secs(60);
 
@@ -93,8 +97,12 @@ enum Verdict {
     Refused(KvError),
     /// It may have committed, or may yet.
     Unknown,
-    /// Not decided; the same attempt may be sent again after a pause. The error is what to say at the deadline.
+    /// Refused for the moment; the same attempt may be sent again after a pause. The error is what to say at the deadline.
     Again(KvError, Duration),
+    /// Refused for the moment, and not worth another try.
+    NotNow(KvError),
+    /// Surely not sent.
+    NotSent(KvError),
 }
 
 impl Processor {
@@ -186,24 +194,40 @@ impl Processor {
         }
     }
 
-    /// Attempt after attempt, all with the same start and the same home.
+    /// The transaction's attempts, and what to tell its client of their end.
     async fn attempts(&self, prepared: &Prepared, deadline: Instant) -> KvResult<Timestamp> {
+        let mut open = None;
+        let ended = self.try_until(prepared, deadline, &mut open).await;
+        match (ended, open) {
+            (Err(error), Some(attempt)) if error.is_definite() => {
+                self.give_up(&prepared.token(), attempt, error, deadline).await
+            }
+            (ended, _) => ended,
+        }
+    }
+
+    /// Attempt after attempt, all with the same start and the same home. `open` is the one that was sent and that its owner
+    /// may still decide, should another copy of the request reach it.
+    async fn try_until(
+        &self,
+        prepared: &Prepared,
+        deadline: Instant,
+        open: &mut Option<Attempt>,
+    ) -> KvResult<Timestamp> {
         let token = prepared.token();
         let mut backoff = self.retry.backoff();
+        let last_try = deadline - (deadline.saturating_duration_since(Instant::now()) / 4).min(TO_GIVE_UP);
         let mut number = 0;
         let mut epoch = None;
         let mut refused = too_late();
         loop {
-            let owner = match self.find_owner(prepared.home, &mut backoff, deadline).await {
-                Ok(owner) => owner,
-                Err(error) => return Err(error),
-            };
-            // Nothing of this transaction is under way now. A request that left after its deadline could outlive every
-            // memory of what the client was told meanwhile.
+            let owner = self.find_owner(prepared.home, &mut backoff, last_try).await?;
+            // A request that left after its deadline could outlive every memory of what the client was told meanwhile.
             if Instant::now() >= deadline {
                 return Err(refused);
             }
-            // Another epoch is another attempt; the last one is surely undecided by now.
+            // Another epoch is another attempt. Should the last one have been decided after all, its outcome is in the log that the
+            // new owner adopted.
             if epoch != Some(owner.epoch) {
                 number += 1;
                 epoch = Some(owner.epoch);
@@ -217,28 +241,56 @@ impl Processor {
             self.env.reached("query: commit to be sent").await;
             let mut verdict = self.send(prepared, attempt, &owner.node, deadline).await;
             self.env.reached("query: commit answered").await;
+            if !matches!(verdict, Verdict::NotSent(_)) {
+                *open = Some(attempt);
+            }
             if matches!(verdict, Verdict::Unknown) {
                 tracing::info!(txn = %token.txn, stream = %prepared.home, epoch = %owner.epoch, "commit lost after sending");
                 verdict = self.resolve(&token, attempt, deadline).await;
             }
-            match verdict {
+            let pause = match verdict {
                 Verdict::Committed(commit) => return Ok(commit),
-                Verdict::Refused(error) => return Err(error),
                 Verdict::Unknown => return Err(KvError::OutcomeUnknown { token }),
-                Verdict::NotDecided => epoch = None,
+                Verdict::NotNow(error) => return Err(error),
+                Verdict::Refused(error) => {
+                    *open = None;
+                    return Err(error);
+                }
+                Verdict::NotDecided => {
+                    (*open, epoch) = (None, None);
+                    continue;
+                }
                 Verdict::GivenUp => {
-                    epoch = None;
-                    if !backoff.pause(Duration::ZERO, deadline).await {
-                        return Err(refused);
-                    }
+                    (*open, epoch) = (None, None);
+                    Duration::ZERO
                 }
                 Verdict::Again(error, pause) => {
-                    if !backoff.pause(pause, deadline).await {
-                        return Err(error);
-                    }
                     refused = error;
+                    pause
                 }
+                Verdict::NotSent(error) => {
+                    refused = error;
+                    Duration::ZERO
+                }
+            };
+            if !backoff.pause(pause, last_try).await {
+                return Err(refused);
             }
+        }
+    }
+
+    /// Has the owner give an attempt up before the client is told `error`, which promises that it never commits.
+    async fn give_up(
+        &self,
+        token: &CommitToken,
+        attempt: Attempt,
+        error: KvError,
+        deadline: Instant,
+    ) -> KvResult<Timestamp> {
+        match self.resolve(token, attempt, deadline).await {
+            Verdict::Committed(commit) => Ok(commit),
+            Verdict::NotDecided => Err(error),
+            _ => Err(KvError::OutcomeUnknown { token: *token }),
         }
     }
 
@@ -293,7 +345,7 @@ impl Processor {
             Err(CallError::NotSent(what)) => {
                 self.owners.forget(attempt.home, attempt.home_epoch);
                 let what = format!("the owner of stream {} was not reached ({what})", attempt.home);
-                Verdict::Again(KvError::unavailable(what), Duration::ZERO)
+                Verdict::NotSent(KvError::unavailable(what))
             }
             Err(CallError::Lost(what)) => {
                 tracing::debug!(txn = %attempt.txn, %what, "no answer to a commit");
@@ -342,11 +394,11 @@ impl Processor {
             Reason::Barred => Verdict::Refused(KvError::Aborted {
                 why: "its outcome was asked for before it committed".to_owned(),
             }),
-            Reason::Overloaded => Verdict::Refused(KvError::overloaded(
+            Reason::Overloaded => Verdict::NotNow(KvError::overloaded(
                 named("the adjudicator has too much to do", &message),
                 pause.max(Duration::from_millis(10)),
             )),
-            Reason::StartAhead => Verdict::Refused(KvError::unavailable(named(
+            Reason::StartAhead => Verdict::NotNow(KvError::unavailable(named(
                 "this node's clock is too far ahead of the adjudicator's",
                 &message,
             ))),

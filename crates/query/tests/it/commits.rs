@@ -126,6 +126,47 @@ async fn refusals_mean_what_they_say() {
     }
 }
 
+/// A copy of the request may reach the owner after it refused the first: what is told of the refusal is definite only
+/// when the owner has given the attempt up (I9).
+#[tokio::test]
+async fn what_is_refused_for_the_moment_is_given_up_before_it_is_told() {
+    let wait = Duration::from_millis(400);
+    for (reason, refusals) in [
+        (Reason::StartAhead, 1),
+        (Reason::Overloaded, 1),
+        (Reason::NotReady, 10_000),
+        (Reason::Held, 10_000),
+    ] {
+        let cluster = Cluster::start().await;
+        cluster.world.script(vec![Script::Refuse(reason); refusals]);
+        let error = writer(&cluster).await.commit_within(wait).await.unwrap_err();
+        assert!(error.is_definite(), "{reason:?}: {error}");
+        {
+            let core = cluster.world.core();
+            let last = core.attempts.last().unwrap().0;
+            assert!(core.barred_attempts.contains(&last), "{reason:?}");
+        }
+
+        // The copy was decided before: that is the outcome.
+        let cluster = Cluster::start().await;
+        let mut scripts = vec![Script::Refuse(reason); refusals];
+        scripts[0] = Script::RefuseAndDecide(reason);
+        cluster.world.script(scripts);
+        writer(&cluster).await.commit_within(wait).await.unwrap();
+        assert_eq!(cluster.world.core().records, 1, "{reason:?}");
+
+        // Nobody knows in time.
+        let cluster = Cluster::start().await;
+        cluster.world.script(vec![Script::Refuse(reason); refusals]);
+        cluster.world.core().pending = 1_000_000;
+        let error = writer(&cluster).await.commit_within(wait).await.unwrap_err();
+        assert!(
+            matches!(error, KvError::OutcomeUnknown { .. }),
+            "{reason:?}: {error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn at_the_deadline_the_outcome_is_unknown_and_can_be_asked_for() {
     for applied in [true, false] {

@@ -41,6 +41,8 @@ pub enum Script {
     LoseRequest,
     /// Refuses it.
     Refuse(Reason),
+    /// Refuses it, and then decides another copy of it.
+    RefuseAndDecide(Reason),
     /// Refuses it because a new owner has opened.
     NewEpoch,
     /// Decides it, and says that it was deposed meanwhile.
@@ -283,6 +285,10 @@ impl FakeAdjudicator {
             }
             Some(Script::LoseRequest) => Err(Status::internal("broken by the script")),
             Some(Script::Refuse(reason)) => Ok(Some(core.refuse(reason))),
+            Some(Script::RefuseAndDecide(reason)) => {
+                core.decide(request, &world.clock);
+                Ok(Some(core.refuse(reason)))
+            }
             Some(Script::NewEpoch) => {
                 core.epoch = core.epoch.next();
                 Ok(Some(core.refuse(Reason::WrongEpoch)))

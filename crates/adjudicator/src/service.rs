@@ -159,6 +159,19 @@ impl Adjudicator for AdjudicatorService {
         let answer = self.ask(&handle, question).await?;
         Ok(Response::new(answer.unwrap_or_else(pending)))
     }
+    async fn exchange(
+        &self,
+        _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,
+    ) -> Result<Response<meridian_rpc::internal::ExchangeEnd>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    async fn raise_floor(
+        &self,
+        _: Request<meridian_rpc::internal::RaiseFloorRequest>,
+    ) -> Result<Response<meridian_rpc::internal::RaiseFloorResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
 }
 
 fn pending() -> OutcomeAnswer {

@@ -118,4 +118,12 @@ impl JournalRpc for JournalService {
             request.get_ref(),
         )?))
     }
+    type WatchStream = BoxStream<'static, Result<meridian_rpc::internal::WatchBatch, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<meridian_rpc::internal::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
 }

@@ -47,7 +47,10 @@ impl Protocol for Decide {
         transport: Transport,
         requests: Outgoing<DecideRequest>,
     ) -> BoxFuture<'static, Result<Incoming<Self::Reply>, Status>> {
-        let batches = requests.map(|requests| DecideBatch { requests });
+        let batches = requests.map(|requests| DecideBatch {
+            requests,
+            prepares: Vec::new(),
+        });
         let request = tonic::Request::new(batches);
         async move {
             let replies = client(transport).decide(request).await?.into_inner();

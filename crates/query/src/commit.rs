@@ -332,13 +332,20 @@ impl Processor {
             write_set: prepared.write_set.clone(),
             reads: prepared.reads.clone(),
             timeout_ms: remaining_ms(deadline),
+            participants: Vec::new(),
         };
         match self.adjudicators.decide(node, request, deadline).await {
             Ok(Some(decision::Result::Committed(committed))) => {
                 Verdict::Committed(Timestamp(committed.commit))
             }
             Ok(Some(decision::Result::Refused(refused))) => self.refused(prepared, attempt, refused),
-            Ok(Some(decision::Result::Unknown(_)) | None) => {
+            // The last two are not sent to what was asked.
+            Ok(
+                Some(
+                    decision::Result::Unknown(_) | decision::Result::Decided(_) | decision::Result::Voted(_),
+                )
+                | None,
+            ) => {
                 self.owners.forget(attempt.home, attempt.home_epoch);
                 Verdict::Unknown
             }
@@ -403,6 +410,7 @@ impl Processor {
                 &message,
             ))),
             Reason::Invalid => Verdict::Refused(KvError::invalid(message)),
+            Reason::GaveUp => Verdict::GivenUp,
             Reason::NotReady => {
                 // Perhaps another one is the owner by now.
                 self.owners.forget(attempt.home, attempt.home_epoch);

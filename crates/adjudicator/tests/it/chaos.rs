@@ -231,7 +231,8 @@ fn known(answer: Option<decision::Result>) -> Option<Option<u64>> {
     match answer? {
         decision::Result::Committed(committed) => Some(Some(committed.commit)),
         decision::Result::Refused(_) => Some(None),
-        decision::Result::Unknown(_) => None,
+        // The last two are not sent to what was asked.
+        decision::Result::Unknown(_) | decision::Result::Decided(_) | decision::Result::Voted(_) => None,
     }
 }
 

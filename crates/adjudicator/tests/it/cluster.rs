@@ -377,9 +377,16 @@ impl Decider {
             write_set: writes.encode_to_vec().into(),
             reads: txn.reads.iter().cloned().map(Into::into).collect(),
             timeout_ms: txn.timeout_ms,
+            participants: Vec::new(),
         };
         let requests = vec![request];
-        self.requests.send(DecideBatch { requests }).await.unwrap();
+        self.requests
+            .send(DecideBatch {
+                requests,
+                ..DecideBatch::default()
+            })
+            .await
+            .unwrap();
         self.next
     }
 

@@ -486,4 +486,9 @@ impl Journal for FakeJournal {
     async fn feed(&self, _: Request<FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
         Err(Status::unimplemented("nobody subscribes here"))
     }
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchBatch, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not served by this stand-in"))
+    }
 }

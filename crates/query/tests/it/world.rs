@@ -422,6 +422,19 @@ impl Adjudicator for FakeAdjudicator {
         };
         Ok(Response::new(answer))
     }
+    async fn exchange(
+        &self,
+        _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,
+    ) -> Result<Response<meridian_rpc::internal::ExchangeEnd>, Status> {
+        Err(Status::unimplemented("not asked by query processors"))
+    }
+
+    async fn raise_floor(
+        &self,
+        _: Request<meridian_rpc::internal::RaiseFloorRequest>,
+    ) -> Result<Response<meridian_rpc::internal::RaiseFloorResponse>, Status> {
+        Err(Status::unimplemented("not asked by query processors"))
+    }
 }
 
 pub struct FakeStorage {

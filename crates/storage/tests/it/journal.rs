@@ -10,7 +10,7 @@ use meridian_rpc::internal::journal_server::Journal;
 use meridian_rpc::internal::{
     AppendBatch, AppendReplyBatch, Closure as ClosureMessage, Entry, FeedBatch, FeedEntry, FeedEvent,
     FeedRequest, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
-    StreamLsn,
+    StreamLsn, WatchBatch, WatchRequest,
 };
 use meridian_types::{Epoch, Lsn, RangeId, StreamId, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -203,5 +203,11 @@ impl Journal for FakeJournal {
 
     async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         not_played()
+    }
+
+    type WatchStream = Messages<WatchBatch>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not watched by storage nodes"))
     }
 }

@@ -127,4 +127,17 @@ impl Adjudicator for FakeOwner {
     async fn attempt_outcome(&self, _: Request<AttemptQuery>) -> Result<Response<OutcomeAnswer>, Status> {
         Err(Status::unimplemented("not played in these tests"))
     }
+    async fn exchange(
+        &self,
+        _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,
+    ) -> Result<Response<meridian_rpc::internal::ExchangeEnd>, Status> {
+        Err(Status::unimplemented("not asked by storage nodes"))
+    }
+
+    async fn raise_floor(
+        &self,
+        _: Request<meridian_rpc::internal::RaiseFloorRequest>,
+    ) -> Result<Response<meridian_rpc::internal::RaiseFloorResponse>, Status> {
+        Err(Status::unimplemented("not asked by storage nodes"))
+    }
 }

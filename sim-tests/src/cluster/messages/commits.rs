@@ -175,7 +175,13 @@ fn take_frame(buffer: &mut BytesMut) -> Option<Bytes> {
 }
 
 fn frame(requests: Vec<DecideRequest>) -> Bytes {
-    framed(&DecideBatch { requests }.encode_to_vec())
+    framed(
+        &DecideBatch {
+            requests,
+            ..DecideBatch::default()
+        }
+        .encode_to_vec(),
+    )
 }
 
 fn framed(message: &[u8]) -> Bytes {

@@ -15,5 +15,5 @@ pub use id::{
     Attempt, ClusterId, CommitToken, DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, TxnId,
 };
 pub use key::{Key, KeyRange, Write};
-pub use range_map::{RangeMap, RangeMapEntry};
+pub use range_map::{RangeMap, RangeMapEntry, candidates};
 pub use time::{Interval, Timestamp, TimestampOverflow};

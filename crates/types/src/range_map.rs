@@ -1,5 +1,7 @@
 //! The range map: which stream orders which keys.
 
+use std::collections::BTreeSet;
+
 use crate::{Key, KeyRange, NodeName, RangeId, StreamId};
 
 /// One range of the map.
@@ -28,15 +30,35 @@ pub struct RangeMap {
 impl RangeMap {
     /// The map of a cluster with one range that holds every key.
     pub fn single(candidates: Vec<NodeName>) -> Self {
-        let entry = RangeMapEntry {
-            id: RangeId(1),
-            keys: KeyRange::all(),
-            stream: StreamId(1),
-            candidates,
-        };
+        Self::divided([], |_| candidates.clone())
+    }
+
+    /// The first map of a cluster: ranges r1, r2, … in streams s1, s2, …, a new one from each of the keys on. In
+    /// whatever order the keys come, they are put in theirs; one that begins nothing new (empty, or there twice) is left out.
+    /// `candidates` names those that may own the n-th range, counted from 0, as [`candidates`] orders them.
+    pub fn divided(
+        splits: impl IntoIterator<Item = Key>,
+        mut candidates: impl FnMut(usize) -> Vec<NodeName>,
+    ) -> Self {
+        let mut starts: BTreeSet<Key> = splits.into_iter().collect();
+        starts.insert(Key::default());
+        let ends = starts.iter().skip(1).cloned().map(Some).chain([None]);
+        let keys = starts.iter().zip(ends);
+        let entries = (1..)
+            .zip(keys)
+            .enumerate()
+            .map(|(index, (number, (start, end)))| RangeMapEntry {
+                id: RangeId(number),
+                keys: KeyRange {
+                    start: start.clone(),
+                    end,
+                },
+                stream: StreamId(number),
+                candidates: candidates(index),
+            });
         Self {
             version: 1,
-            entries: vec![entry],
+            entries: entries.collect(),
         }
     }
 
@@ -56,5 +78,72 @@ impl RangeMap {
     /// The range that a stream orders.
     pub fn by_stream(&self, stream: StreamId) -> Option<&RangeMapEntry> {
         self.entries.iter().find(|entry| entry.stream == stream)
+    }
+}
+
+/// The order in which adjudicators, each given with its region, are to own the n-th range (counted from 0): those of the preferred
+/// region first, then the others. Where the order is free, each range begins at another one, so that not all lean on the same.
+pub fn candidates(
+    index: usize,
+    preferred: Option<&str>,
+    adjudicators: &[(NodeName, String)],
+) -> Vec<NodeName> {
+    let is_near = |region: &String| preferred.is_some_and(|preferred| preferred == region);
+    let (mut near, mut far): (Vec<_>, Vec<_>) = adjudicators.iter().partition(|(_, region)| is_near(region));
+    for group in [&mut near, &mut far] {
+        let by = index.checked_rem(group.len()).unwrap_or_default();
+        group.rotate_left(by);
+    }
+    near.into_iter()
+        .chain(far)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divided_map_has_no_gap_and_no_overlap() {
+        let splits = ["m", "", "f", "m"].map(Key::from);
+        let map = RangeMap::divided(splits, |index| vec![NodeName(format!("a{index}"))]);
+        let ids: Vec<_> = map
+            .entries
+            .iter()
+            .map(|entry| (entry.id.0, entry.stream.0))
+            .collect();
+        assert_eq!(ids, [(1, 1), (2, 2), (3, 3)]);
+        for (key, id, owner) in [
+            ("", 1, "a0"),
+            ("ezz", 1, "a0"),
+            ("f", 2, "a1"),
+            ("m", 3, "a2"),
+            ("z", 3, "a2"),
+        ] {
+            let entry = map.lookup(&key.into()).unwrap();
+            assert_eq!((entry.id.0, entry.candidates[0].0.as_str()), (id, owner), "{key}");
+            assert_eq!(map.overlapping(&KeyRange::point(key.into())).count(), 1);
+        }
+        assert_eq!(map.overlapping(&KeyRange::all()).count(), 3);
+        assert_eq!(RangeMap::single(vec![]).entries[0].keys, KeyRange::all());
+    }
+
+    #[test]
+    fn candidates_are_those_of_the_preferred_region_first_and_spread() {
+        let all = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")];
+        let all = all.map(|(name, region)| (name.into(), region.to_owned()));
+        let order = |index, preferred| {
+            let names: Vec<_> = candidates(index, preferred, &all)
+                .into_iter()
+                .map(|name| name.0)
+                .collect();
+            names.join(" ")
+        };
+        assert_eq!(order(0, Some("b")), "b1 b2 a1 a2");
+        assert_eq!(order(1, Some("b")), "b2 b1 a2 a1");
+        assert_eq!(order(2, None), "b1 b2 a1 a2");
+        assert_eq!(order(0, Some("nowhere")), "a1 a2 b1 b2");
+        assert!(candidates(3, None, &[]).is_empty());
     }
 }

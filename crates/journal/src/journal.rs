@@ -9,6 +9,7 @@
 
 mod append;
 mod closures;
+mod commits;
 mod complete;
 mod fetch;
 mod state;
@@ -35,6 +36,7 @@ use crate::stream::{Stream, Undo};
 use crate::wal::Segments;
 use crate::wal::format::Body;
 use closures::Closures;
+use commits::Commits;
 
 pub use append::MAX_OWNER_BYTES;
 pub use state::Figures;
@@ -74,6 +76,7 @@ struct State {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     closures: Closures,
+    commits: Commits,
     phase: Phase,
     figures: Figures,
 }
@@ -172,6 +175,7 @@ impl Journal {
                 connections: BTreeMap::new(),
                 next_connection: 0,
                 closures: Closures::default(),
+                commits: Commits::default(),
                 phase: Phase::Serving,
                 figures: Figures::default(),
             }),

@@ -2,7 +2,9 @@
 
 mod append;
 mod feed;
+mod push;
 mod read;
+mod watch;
 
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use futures::stream::BoxStream;
 use meridian_rpc::internal::journal_server::{Journal as JournalRpc, JournalServer};
 use meridian_rpc::internal::{
     AppendBatch, AppendReplyBatch, FeedBatch, FeedRequest, FenceRequest, FenceResponse, ReadRequest,
-    ReadResponse, StateRequest, StateResponse,
+    ReadResponse, StateRequest, StateResponse, WatchBatch, WatchRequest,
 };
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::{KvError, Service};
@@ -68,6 +70,7 @@ impl JournalRpc for JournalService {
     type AppendStream = BoxStream<'static, Result<AppendReplyBatch, Status>>;
     type ReadStream = BoxStream<'static, Result<ReadResponse, Status>>;
     type FeedStream = BoxStream<'static, Result<FeedBatch, Status>>;
+    type WatchStream = BoxStream<'static, Result<WatchBatch, Status>>;
 
     async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceResponse>, Status> {
         let (sender, answer) = oneshot::channel();
@@ -118,12 +121,12 @@ impl JournalRpc for JournalService {
             request.get_ref(),
         )?))
     }
-    type WatchStream = BoxStream<'static, Result<meridian_rpc::internal::WatchBatch, Status>>;
 
-    async fn watch(
-        &self,
-        _: Request<meridian_rpc::internal::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("not served yet"))
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.journal.check_serving()?;
+        Ok(Response::new(watch::serve(
+            self.journal.clone(),
+            request.get_ref(),
+        )?))
     }
 }

@@ -69,7 +69,10 @@ impl Journal {
         for append in batch.appends {
             self.decide(state, connection, append, now, &mut decided)?;
         }
-        let mut progress = decided.progress || !batch.closures.is_empty();
+        for stream in &decided.committed {
+            state.commits.note(*stream);
+        }
+        let mut progress = !decided.committed.is_empty() || !batch.closures.is_empty();
         for closure in batch.closures {
             if closure.after.len() <= MAX_DEPENDENCIES {
                 state.closures.push(from_wire(closure), self.config.max_streams);
@@ -186,7 +189,9 @@ impl Journal {
                     matched: Some((epoch, matched)),
                 };
                 decided.accept(stream, decision, cut_to, append.entries.into_iter().skip(skip));
-                decided.progress |= self.learn_committed(id, stream);
+                if self.learn_committed(id, stream) {
+                    decided.committed.push(id);
+                }
                 if rejoined {
                     decided.records.push(Body::Rejoined(id));
                     tracing::info!(stream = %id, %epoch, disk = %self.identity.disk_id, "stream rebuilt");
@@ -363,7 +368,8 @@ struct Decided {
     records: Vec<Body>,
     decisions: Vec<Decision>,
     replies: Vec<AppendReply>,
-    progress: bool,
+    /// Streams of which more is known to be committed.
+    committed: Vec<StreamId>,
 }
 
 impl Decided {

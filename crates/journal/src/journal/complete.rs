@@ -99,7 +99,11 @@ impl Journal {
         stream.log.on_persisted(epoch, matched);
         stream.persisted = (epoch, matched);
         stream.shrink_tail(tail_bytes);
-        self.learn_committed(decision.stream, stream)
+        let has_risen = self.learn_committed(decision.stream, stream);
+        if has_risen {
+            state.commits.note(decision.stream);
+        }
+        has_risen
     }
 
     /// There is no room: everything decided since the last sync is taken back and refused.

@@ -14,11 +14,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::gone;
+use super::push::{QUEUE, push};
 use crate::journal::Journal;
 
-/// Batches that wait for a slow subscriber.
-const QUEUE: usize = 2;
 /// What an event takes beside its payload, about.
 const OVERHEAD_BYTES: usize = 64;
 /// What one stream that a closure depends on takes, about.
@@ -71,37 +69,12 @@ pub fn serve(
 
 async fn send(mut subscriber: Subscriber, batches: mpsc::Sender<Result<FeedBatch, Status>>) {
     tracing::info!(subscriber = subscriber.name, "feed begins");
-    let mut progress = subscriber.journal.progress();
-    let stopped = subscriber.journal.stopped().clone();
-    loop {
-        progress.mark_unchanged();
-        let result = subscriber.next_batch();
-        let is_error = result.is_err();
-        let is_idle = matches!(&result, Ok(batch) if batch.events.is_empty());
-        if is_idle {
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => {
-                    let _ = batches.try_send(Err(gone(&subscriber.journal)));
-                    break;
-                }
-                () = batches.closed() => break,
-                changed = progress.changed() => if changed.is_err() { break },
-            }
-            continue;
-        }
-        let sent = tokio::select! {
-            biased;
-            () = stopped.cancelled() => {
-                let _ = batches.try_send(Err(gone(&subscriber.journal)));
-                break;
-            }
-            sent = batches.send(result.map_err(Status::from)) => sent,
-        };
-        if is_error || sent.is_err() {
-            break;
-        }
-    }
+    let journal = subscriber.journal.clone();
+    push(&journal, batches, || {
+        let batch = subscriber.next_batch()?;
+        Ok(Some(batch).filter(|batch| !batch.events.is_empty()))
+    })
+    .await;
     tracing::info!(subscriber = subscriber.name, "feed ends");
 }
 

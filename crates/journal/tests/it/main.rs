@@ -8,3 +8,4 @@ mod log;
 mod model;
 mod support;
 mod tcp;
+mod watch;

@@ -194,6 +194,11 @@ pub(crate) fn to_wire(refused: &Refusal, node: &NodeName) -> Refused {
             ..refusal(if *is_final { Reason::Conflict } else { Reason::Held }, message)
         },
         Refusal::AskHome => refusal(Reason::Held, message),
+        Refusal::GaveUp => refusal(Reason::GaveUp, message),
+        Refusal::UnknownHome { .. } => Refused {
+            retry_delay_ms: 20,
+            ..refusal(Reason::NotReady, message)
+        },
         Refusal::Barred { .. } => refusal(Reason::Barred, message),
     }
 }

@@ -11,6 +11,10 @@
 //! Caveats: nothing here is durable. Every answer that names an lsn is told to nobody before that lsn is
 //! committed in this epoch; if the owner is deposed first, it is *unknown*.
 
+mod attempts;
+mod floors;
+mod home;
+mod participant;
 mod refusal;
 
 use std::time::Duration;
@@ -20,6 +24,10 @@ use meridian_types::{
     Attempt, CommitToken, Epoch, Interval, Key, KeyRange, Lsn, Position, RangeId, StreamId, Timestamp, TxnId,
 };
 
+pub use attempts::AttemptAnswer;
+pub use floors::RaiseAnswer;
+pub use home::{HomeRequest, HomeStep};
+pub use participant::{AttemptEnd, OpenPrepare, PrepareRequest, PrepareTerms, Vote};
 pub use refusal::{ReadLimit, Refusal};
 
 use crate::clock_rules::is_too_far_ahead;
@@ -41,6 +49,8 @@ pub struct AdjudicationLimits {
     pub max_clock_error: Duration,
     /// Own commits to remember for closures.
     pub recent_commits: usize,
+    /// Attempts across ranges that may be open at a time: those voted on, and as many again that wait for votes.
+    pub open_attempts: usize,
 }
 
 impl Default for AdjudicationLimits {
@@ -51,6 +61,7 @@ impl Default for AdjudicationLimits {
             checked_reads: meridian_types::limits::MAX_TXN_READS,
             max_clock_error: Duration::from_millis(500),
             recent_commits: 65_536,
+            open_attempts: 10_000,
         }
     }
 }
@@ -451,11 +462,11 @@ impl Adjudication {
     }
 
     /// R13: closes the range as far as it may be closed now, and raises the floor so that it stays
-    /// closed. `open_lower` is the smallest `lower` of an open prepare (R12), if there is one.
+    /// closed. It stays below every open prepare (R12) and within what other streams' owners answered (R19).
     ///
     /// `None` when it cannot be closed at all: the owner was stopped. When the result's `x` is below what a read
     /// wants, try again after the lease was renewed or the clock has moved.
-    pub fn close(&mut self, now: Interval, lead: Duration, open_lower: Option<Timestamp>) -> Option<Closure> {
+    pub fn close(&mut self, now: Interval, lead: Duration) -> Option<Closure> {
         if self.stopped {
             return None;
         }
@@ -463,7 +474,7 @@ impl Adjudication {
         if !is_broken(Rule::ClosureLease) {
             x = x.min(self.lease_end);
         }
-        if let Some(lower) = open_lower {
+        if let Some(lower) = self.lowest_open() {
             x = x.min(Timestamp(lower.0.saturating_sub(1)));
         }
         // A closure once given stays true; repeating it costs nothing and may reach who missed it.

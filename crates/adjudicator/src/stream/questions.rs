@@ -79,7 +79,7 @@ impl Owner {
     fn close(&mut self, peers: &mut [Peer]) -> Timestamp {
         let now = self.ctx.now();
         let lead = self.lead_now(now);
-        let Some(closure) = self.adjudication.close(now, lead, None) else {
+        let Some(closure) = self.adjudication.close(now, lead) else {
             return Timestamp::ZERO;
         };
         let closed = closure.x;

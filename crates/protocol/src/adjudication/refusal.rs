@@ -84,6 +84,16 @@ pub enum Refusal {
     /// A prepare of the same transaction is open here: its home knows what becomes of it.
     #[error("an attempt of the same transaction is open; its home knows the outcome")]
     AskHome,
+    /// The attempt was given up: its outcome was asked for, a vote was missing, came too late or was a no that may be
+    /// different the next time. It never commits; another attempt may.
+    #[error("the attempt was given up")]
+    GaveUp,
+    /// The attempt's home is not in the map version that this owner last made durable (5.1). Try again.
+    #[error("the home {home} is not known here yet")]
+    UnknownHome {
+        /// The home.
+        home: StreamId,
+    },
     /// The transaction was barred: tell *aborted* once the `Barred` record at `lsn` is committed.
     #[error("the transaction was barred")]
     Barred {
@@ -101,7 +111,7 @@ impl Refusal {
     /// transaction again.
     pub fn is_definite_abort(&self, epoch: Epoch) -> bool {
         match self {
-            Self::SnapshotTooOld { .. } | Self::Barred { .. } => true,
+            Self::SnapshotTooOld { .. } | Self::Barred { .. } | Self::GaveUp => true,
             Self::Conflict { is_final, .. } => *is_final,
             Self::WrongEpoch { current } => *current > epoch,
             Self::Forgotten
@@ -112,6 +122,7 @@ impl Refusal {
             | Self::ReadsTooLarge { .. }
             | Self::Overloaded
             | Self::AskHome
+            | Self::UnknownHome { .. }
             | Self::OutOfTime => false,
         }
     }

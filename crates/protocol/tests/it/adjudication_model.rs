@@ -60,6 +60,7 @@ impl World {
             checked_reads: 4,
             max_clock_error: CLOCK_ERROR,
             recent_commits: [2, 100][rng.below(2)],
+            ..AdjudicationLimits::default()
         };
         let retention = [1_000, 100_000][rng.below(2)];
         let now = 10_000;
@@ -243,7 +244,7 @@ impl World {
             None
         };
         let owner = which.map_or(&mut self.owner, |zombie| &mut self.zombies[zombie]);
-        let Some(closure) = owner.real.close(now, lead, None) else {
+        let Some(closure) = owner.real.close(now, lead) else {
             return;
         };
         assert!(closure.x <= owner.real.lease_end().max(owner.real.floor()));

@@ -466,7 +466,7 @@ impl FakeStorage {
         // R5: nothing at or below the snapshot commits any more.
         let closed = core
             .adjudication
-            .close(world.clock.now(), Duration::ZERO, None)
+            .close(world.clock.now(), Duration::ZERO)
             .unwrap()
             .x;
         assert!(read.at <= closed.0, "a snapshot from the future");

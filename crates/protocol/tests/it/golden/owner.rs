@@ -84,7 +84,7 @@ impl Owner {
                 self.real().on_lease_durable(end);
                 String::new()
             }
-            "close" => self.close(command),
+            "close" => self.close(),
             "depend" => {
                 self.real()
                     .note_dependency(StreamId(command.number("stream")), Lsn(command.number("lsn")));
@@ -167,10 +167,9 @@ impl Owner {
         }
     }
 
-    fn close(&mut self, command: &Command<'_>) -> String {
+    fn close(&mut self) -> String {
         let (now, lead) = (self.clock(), Duration::from_nanos(self.lead));
-        let lower = command.maybe("open_lower").map(Timestamp);
-        match self.real().close(now, lead, lower) {
+        match self.real().close(now, lead) {
             Some(closure) => {
                 let after: Vec<String> = closure
                     .after

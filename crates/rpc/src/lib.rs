@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod committed;
 pub mod convert;
 mod env;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod owner;
 pub mod service;
 
+pub use committed::{CommittedWatch, Known};
 pub use env::{Env, FaultPoints};
 pub use error::KvError;
 pub use guard::Identity;

@@ -59,7 +59,8 @@ impl ReplyTo {
 /// Everything else that is asked of a stream's task. An asker that went away is noticed by its closed channel.
 pub(crate) enum Control {
     Locate(oneshot::Sender<LocateResponse>),
-    CloseThrough(Timestamp, oneshot::Sender<CloseThroughResponse>),
+    /// With the journal node whose feed the reader follows.
+    CloseThrough(Timestamp, NodeName, oneshot::Sender<CloseThroughResponse>),
     Outcome(CommitToken, oneshot::Sender<OutcomeAnswer>),
     AttemptOutcome(Attempt, Timestamp, oneshot::Sender<OutcomeAnswer>),
 }
@@ -68,7 +69,7 @@ impl Control {
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {
             Self::Locate(reply) => reply.is_closed(),
-            Self::CloseThrough(_, reply) => reply.is_closed(),
+            Self::CloseThrough(_, _, reply) => reply.is_closed(),
             Self::Outcome(_, reply) | Self::AttemptOutcome(_, _, reply) => reply.is_closed(),
         }
     }
@@ -82,7 +83,7 @@ impl Control {
                 owner: name,
                 epoch,
             })),
-            Self::CloseThrough(_, reply) => drop(reply.send(CloseThroughResponse {
+            Self::CloseThrough(_, _, reply) => drop(reply.send(CloseThroughResponse {
                 closed: 0,
                 owner: name,
                 epoch,

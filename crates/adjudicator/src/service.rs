@@ -15,7 +15,7 @@ use meridian_rpc::internal::{
 };
 use meridian_rpc::v1::{OwnedRangeStatus, ServiceStatus};
 use meridian_rpc::{Service, convert};
-use meridian_types::{Attempt, CommitToken, StreamId, Timestamp, limits};
+use meridian_types::{Attempt, CommitToken, NodeName, StreamId, Timestamp, limits};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::RoutesBuilder;
@@ -122,9 +122,13 @@ impl Adjudicator for AdjudicatorService {
         &self,
         request: Request<CloseThroughRequest>,
     ) -> Result<Response<CloseThroughResponse>, Status> {
-        let CloseThroughRequest { stream, timestamp } = request.into_inner();
+        let CloseThroughRequest {
+            stream,
+            timestamp,
+            journal,
+        } = request.into_inner();
         let handle = self.stream(stream)?;
-        let question = |reply| Control::CloseThrough(Timestamp(timestamp), reply);
+        let question = |reply| Control::CloseThrough(Timestamp(timestamp), NodeName(journal), reply);
         match self.ask(&handle, question).await? {
             Some(answer) => Ok(Response::new(answer)),
             None => Err(KvError::unavailable(format!("stream {stream} has no owner yet")).into()),

@@ -10,6 +10,7 @@
 
 mod catch_up;
 mod decide;
+mod lead;
 mod owner;
 mod peers;
 mod questions;

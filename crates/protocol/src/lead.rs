@@ -1,9 +1,10 @@
-//! How far ahead of the present commits are put (R16, the part inside a region).
+//! How far ahead of the present commits are put (R16).
 //!
-//! With `lead` as long as it takes until the readers' journal node knows an entry to be committed, plus what it takes
-//! to close the range, a strong read at the present never waits for a commit in flight.
+//! With `lead` as long as it takes until the readers' journal nodes know an entry to be committed, plus what it takes
+//! to close the range, a strong read at the present never waits for a commit in flight. Only journal nodes count whose
+//! feed is read from: not a witness, nor a region where nobody reads the range.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use meridian_types::{Interval, Timestamp};
@@ -21,12 +22,15 @@ pub struct LeadPolicy {
     pub closed_interval: Duration,
 }
 
-/// Tunes the lead of one range from the largest measurements of a sliding window.
+/// Tunes the lead of one range from the largest measurements of a sliding window. Journal nodes are numbered by the caller, from
+/// a small fixed set.
 #[derive(Clone, Debug)]
 pub struct LeadTuner {
     policy: LeadPolicy,
-    known: WindowMax,
+    known: BTreeMap<usize, WindowMax>,
     append: WindowMax,
+    /// When the range was last read through the journal node's feed.
+    read: BTreeMap<usize, Timestamp>,
 }
 
 impl LeadTuner {
@@ -34,15 +38,21 @@ impl LeadTuner {
     pub fn new(policy: LeadPolicy) -> Self {
         Self {
             policy,
-            known: WindowMax::default(),
+            known: BTreeMap::new(),
             append: WindowMax::default(),
+            read: BTreeMap::new(),
         }
     }
 
-    /// It took `latency` from sending an entry until the journal node of an active region that reads
-    /// the range knew it to be committed.
-    pub fn on_commit_known(&mut self, latency: Duration, now: Interval) {
-        self.known.push(now.latest, latency, self.policy.window);
+    /// It took `latency` from sending an entry until the journal node knew it to be committed.
+    pub fn on_commit_known(&mut self, journal: usize, latency: Duration, now: Interval) {
+        let known = self.known.entry(journal).or_default();
+        known.push(now.latest, latency, self.policy.window);
+    }
+
+    /// The range is read by somebody who follows the journal node's feed.
+    pub fn on_read(&mut self, journal: usize, now: Interval) {
+        self.read.insert(journal, now.latest);
     }
 
     /// It took `latency` from deciding a transaction until its record was sent.
@@ -50,11 +60,14 @@ impl LeadTuner {
         self.append.push(now.latest, latency, self.policy.window);
     }
 
-    /// The lead to use now (R2, R13): commit known + append + closing interval + clock bound, between
-    /// floor and ceiling.
+    /// The lead to use now (R2, R13): commit known wherever the range was read lately + append + closing interval + clock
+    /// bound, between floor and ceiling. The floor where nobody reads, or nothing was measured.
     pub fn lead(&mut self, now: Interval) -> Duration {
         let oldest = now.latest.saturating_sub(self.policy.window);
-        let Some(known) = self.known.max_since(oldest) else {
+        self.read.retain(|_, at| *at >= oldest);
+        let is_read = |journal: &usize| self.read.contains_key(journal);
+        let measured = self.known.iter_mut().filter(|(journal, _)| is_read(journal));
+        let Some(known) = measured.filter_map(|(_, known)| known.max_since(oldest)).max() else {
             return self.policy.floor;
         };
         let append = self.append.max_since(oldest).unwrap_or_default();

@@ -179,6 +179,11 @@ impl Replication {
         self.replicas.iter().map(|replica| replica.matched).collect()
     }
 
+    /// Up to where the replica can work out that the log is committed, once it has what was sent to it (R16).
+    pub fn told(&self, replica: usize) -> Lsn {
+        self.replicas.get(replica).map_or(Lsn(0), |peer| peer.told)
+    }
+
     /// The lowest lsn that some replica has not acknowledged: the shell keeps the bytes of the entries from there
     /// on, as far as its memory allows.
     pub fn lowest_needed(&self) -> Lsn {

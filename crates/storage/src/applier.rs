@@ -4,17 +4,18 @@
 //! feed ── entries, closures ──> Intake ── batch ──> store ── then ──> closed (wakes reads)
 //! ```
 //! The feed of the nearest journal node is followed; when it breaks, or falls silent although there is more,
-//! the next one's, from the positions that were applied.
+//! the next one's, from the positions that were applied, until a nearer one has come as far.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use meridian_protocol::events;
 use meridian_rpc::internal::journal_client::JournalClient;
-use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
-use meridian_rpc::{Env, KvError};
+use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart, StateRequest, StreamState};
+use meridian_rpc::{Env, KvError, Network};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{NodeName, RangeMap, StreamId, limits};
 use rand::Rng;
@@ -46,6 +47,8 @@ enum Left {
     Broken { why: String, was_useful: bool },
     /// The range map names other streams now.
     MapChanged,
+    /// For a nearer journal node, which has come as far: its place in the list.
+    Nearer(usize),
     /// The node cannot go on.
     Failed(String),
 }
@@ -90,23 +93,28 @@ impl Applier {
     /// Follows one journal node after the other; returns why the node cannot go on.
     async fn follow_all(&mut self) -> String {
         let mut failures = 0_u32;
-        let mut journals = self.journals.clone().into_iter().cycle();
-        let Some(mut journal) = journals.next() else {
-            return "no journal node is configured".to_owned();
-        };
+        let mut place = 0;
         loop {
-            let left = self.follow(&journal).await;
+            let Some(journal) = self.journals.get(place).cloned() else {
+                return "no journal node is configured".to_owned();
+            };
+            let left = self.follow(place, &journal).await;
             self.shared.figures.feed_connected.store(false, Ordering::Relaxed);
+            self.shared.follow(None);
             match left {
                 Left::Failed(why) => return why,
                 Left::MapChanged => continue,
+                Left::Nearer(nearer) => {
+                    place = nearer;
+                    continue;
+                }
                 Left::Broken { why, was_useful } => {
                     failures = if was_useful { 0 } else { failures.saturating_add(1) };
                     tracing::warn!(node = %self.shared.node, %journal, why, "feed left for another one");
                 }
             }
             sleep(self.backoff(failures)).await;
-            journal = journals.next().unwrap_or(journal);
+            place = (place + 1) % self.journals.len();
         }
     }
 
@@ -142,7 +150,7 @@ impl Applier {
         }
     }
 
-    async fn follow(&mut self, journal: &NodeName) -> Left {
+    async fn follow(&mut self, place: usize, journal: &NodeName) -> Left {
         let map = self.shared.owners.map();
         let mut feed = match self.open(journal, &map).await {
             Ok(feed) => feed,
@@ -156,12 +164,18 @@ impl Applier {
         Figures::add(&self.shared.figures.feeds_opened, 1);
         self.shared.figures.feed_connected.store(true, Ordering::Relaxed);
         self.shared.forget_announced();
+        self.shared.follow(Some(journal.clone()));
+        let mut nearer = self.find_nearer(place);
         tracing::info!(node = %self.shared.node, %journal, "following the feed");
         let quiet = Duration::from_millis(self.shared.config.feed_quiet_ms);
         let mut heard = Instant::now();
         let mut was_useful = false;
         loop {
-            let next = timeout(quiet, feed.next()).await;
+            let next = tokio::select! {
+                biased;
+                next = timeout(quiet, feed.next()) => next,
+                nearer = &mut nearer => return Left::Nearer(nearer),
+            };
             if streams(&self.shared.owners.map()) != streams(&map) {
                 return Left::MapChanged;
             }
@@ -183,6 +197,28 @@ impl Applier {
             // One apply may take milliseconds; a long backlog must not keep this thread from its other tasks.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Ends with the place of a journal node before `place` in the list that has come as far as this node.
+    fn find_nearer(&mut self, place: usize) -> BoxFuture<'static, usize> {
+        if place == 0 {
+            return std::future::pending().boxed();
+        }
+        let pause = Duration::from_millis(self.shared.config.feed_return_ms);
+        let pause = pause.mul_f64(self.rng.random_range(0.5..=1.0));
+        let (shared, network) = (self.shared.clone(), self.env.network.clone());
+        let journals: Vec<NodeName> = self.journals.iter().take(place).cloned().collect();
+        async move {
+            loop {
+                sleep(pause).await;
+                for (place, journal) in journals.iter().enumerate() {
+                    if has_come_as_far(&shared, &network, journal).await {
+                        return place;
+                    }
+                }
+            }
+        }
+        .boxed()
     }
 
     /// Takes one message, and what else has arrived by now up to the batch's size; then applies all of it at
@@ -260,6 +296,25 @@ impl Applier {
         }
         Ok(())
     }
+}
+
+/// Whether the journal node knows to be committed what this node had applied when it was asked.
+async fn has_come_as_far(shared: &Shared, network: &Network, journal: &NodeName) -> bool {
+    let map = shared.owners.map();
+    let applied = shared.applied();
+    let request = StateRequest {
+        streams: streams(&map).into_iter().map(|stream| stream.0).collect(),
+    };
+    let mut client = JournalClient::new(network.transport(journal));
+    let Ok(Ok(state)) = timeout(OPEN_TIMEOUT, client.state(request)).await else {
+        return false;
+    };
+    let state = state.into_inner();
+    let is_behind = |stream: &StreamState| {
+        let applied = applied.get(&StreamId(stream.stream)).copied();
+        stream.committed_lsn < applied.unwrap_or_default().0
+    };
+    !state.rejoining && !state.streams.iter().any(is_behind)
 }
 
 fn broken(why: &str, was_useful: bool) -> Left {

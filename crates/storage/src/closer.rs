@@ -1,5 +1,5 @@
 //! Asks owners to close ranges for the reads that wait (R15): one request under way per range, shared by all
-//! of them.
+//! of them. The same request, sent every now and then also when nobody waits, tells the owner where its range is read (R16).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,6 +86,15 @@ impl Closer {
     fn ask(&mut self, requests: &mut Requests) -> Option<Instant> {
         let now = Instant::now();
         let open = self.shared.wants.open(&self.shared.closed.borrow());
+        for (range, at) in self.shared.wants.take_read() {
+            let asked = self.asked.entry(range).or_default();
+            let pauses = asked.failures > 0 && asked.again_at.is_some_and(|again| again > now);
+            // A request that is under way, or soon will be, says the same.
+            if !asked.under_way && !pauses && !open.contains_key(&range) {
+                asked.under_way = true;
+                requests.push(self.request(range, Want { at, until: now }));
+            }
+        }
         let mut again: Option<Instant> = None;
         for (range, want) in open {
             let asked = self.asked.entry(range).or_default();
@@ -109,6 +118,7 @@ impl Closer {
     fn request(&self, range: RangeId, want: Want) -> BoxFuture<'static, (RangeId, Timestamp, Answer)> {
         Figures::add(&self.shared.figures.closes_asked, 1);
         let (shared, network) = (self.shared.clone(), self.env.network.clone());
+        let journal = shared.following();
         async move {
             let Some(stream) = stream_of(&shared, range) else {
                 return (
@@ -125,6 +135,7 @@ impl Closer {
             let request = CloseThroughRequest {
                 stream: stream.0,
                 timestamp: want.at.0,
+                journal: journal.map(|journal| journal.0).unwrap_or_default(),
             };
             let limit = Duration::from_millis(shared.config.close_timeout_ms);
             let answer = match timeout(limit, client.close_through(request)).await {

@@ -46,6 +46,9 @@ pub struct Config {
     /// A feed that says nothing for this long, in milliseconds, although the owner said that there is more,
     /// is left for another journal node's.
     pub feed_quiet_ms: u64,
+    /// How often a node that follows another journal node than the nearest sees whether the nearest can be followed again,
+    /// in milliseconds.
+    pub feed_return_ms: u64,
     /// About how many bytes of entries are applied in one batch.
     pub apply_batch_bytes: usize,
     /// How long an owner may take to answer one request to close, in milliseconds.
@@ -76,6 +79,7 @@ impl Default for Config {
             feed_backoff_ms: 20,
             feed_backoff_max_ms: 1_000,
             feed_quiet_ms: 500,
+            feed_return_ms: 5_000,
             apply_batch_bytes: 1 << 20,
             close_timeout_ms: 2_000,
             close_again_ms: 100,
@@ -103,6 +107,7 @@ impl Config {
             ("max_read_bytes", self.max_read_bytes as u64),
             ("feed_backoff_ms", self.feed_backoff_ms),
             ("feed_quiet_ms", self.feed_quiet_ms),
+            ("feed_return_ms", self.feed_return_ms),
             ("apply_batch_bytes", self.apply_batch_bytes as u64),
             ("close_timeout_ms", self.close_timeout_ms),
             ("close_again_ms", self.close_again_ms),

@@ -1,8 +1,9 @@
 //! What the tasks of one storage node share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use meridian_clock::SharedClock;
 use meridian_protocol::closing::ClosedMap;
@@ -18,8 +19,12 @@ use crate::config::Config;
 use crate::error::StoreError;
 use crate::store::VersionStore;
 
+/// How often the owner of a range is told that it is read here.
+const READ_NOTICE: Duration = Duration::from_secs(1);
+/// Reads further in the past than this do not want the range to be closed up to the present.
+const STRONG_READ: Duration = Duration::from_secs(1);
 /// When an overloaded node wants to be asked again.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// One node's state. The store and the clock answer for themselves; everything else here is small.
 pub(crate) struct Shared {
@@ -31,6 +36,8 @@ pub(crate) struct Shared {
     /// R5: raised by the applier only, after everything that the closure depends on was applied.
     pub closed: watch::Sender<ClosedMap>,
     pub wants: Wants,
+    /// The journal node whose feed is followed, if one is.
+    following: Mutex<Option<NodeName>>,
     pub figures: Figures,
     /// Ends all tasks of the node.
     pub shutdown: CancellationToken,
@@ -92,6 +99,7 @@ impl Shared {
             store,
             closed: watch::Sender::new(ClosedMap::new()),
             wants: Wants::default(),
+            following: Mutex::default(),
             figures: Figures::default(),
             shutdown,
             horizon: AtomicU64::new(horizon.0),
@@ -99,6 +107,23 @@ impl Shared {
             applied: Mutex::new(applied),
             failure: Mutex::default(),
         })
+    }
+
+    /// R16: reads of these ranges at `at` came in, whether or not they have to wait.
+    pub fn note_read(&self, ranges: &BTreeSet<RangeId>, at: Timestamp) {
+        if self.clock.now().latest.saturating_sub(STRONG_READ) <= at {
+            self.wants.note_read(ranges, at);
+        }
+    }
+
+    /// The journal node whose feed is followed from now on.
+    pub fn follow(&self, journal: Option<NodeName>) {
+        *lock(&self.following) = journal;
+    }
+
+    /// The journal node whose feed is followed.
+    pub fn following(&self) -> Option<NodeName> {
+        lock(&self.following).clone()
     }
 
     /// Up to when a range is complete here.
@@ -215,6 +240,10 @@ impl Drop for Ticket {
 #[derive(Default)]
 pub(crate) struct Wants {
     wants: Mutex<BTreeMap<RangeId, Want>>,
+    /// Of the ranges that were read: when their owners were told last.
+    told: Mutex<BTreeMap<RangeId, Instant>>,
+    /// Ranges whose owners are to be told, and the timestamp read at.
+    to_tell: Mutex<BTreeMap<RangeId, Timestamp>>,
     pub changed: Notify,
 }
 
@@ -239,6 +268,28 @@ impl Wants {
         if is_news {
             self.changed.notify_one();
         }
+    }
+
+    /// Reads of these ranges came in.
+    fn note_read(&self, ranges: &BTreeSet<RangeId>, at: Timestamp) {
+        let now = Instant::now();
+        let mut told = lock(&self.told);
+        let is_due = |range: &&RangeId| told.get(range).is_none_or(|last| now - *last >= READ_NOTICE);
+        let due: Vec<RangeId> = ranges.iter().filter(is_due).copied().collect();
+        if due.is_empty() {
+            return;
+        }
+        // Those that are not read any more.
+        told.retain(|_, last| now - *last < READ_NOTICE);
+        told.extend(due.iter().map(|range| (*range, now)));
+        drop(told);
+        lock(&self.to_tell).extend(due.into_iter().map(|range| (range, at)));
+        self.changed.notify_one();
+    }
+
+    /// The ranges whose owners are to be told that they are read, each once.
+    pub fn take_read(&self) -> BTreeMap<RangeId, Timestamp> {
+        std::mem::take(&mut *lock(&self.to_tell))
     }
 
     /// What is still wanted: drops what is closed by now or given up.

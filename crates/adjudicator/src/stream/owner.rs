@@ -15,7 +15,6 @@ use std::time::Duration;
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{Adjudication, Opening};
 use meridian_protocol::events;
-use meridian_protocol::lead::LeadTuner;
 use meridian_protocol::lease::Lease;
 use meridian_protocol::replication::Replication;
 use meridian_rpc::internal::outcome_answer::Outcome;
@@ -24,6 +23,7 @@ use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, Position, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
 use tokio::time::Instant;
 
+use super::lead::LeadMeter;
 use super::tail::Tail;
 use super::waiting::{Answer, Waiting};
 use crate::attempts::BarredAttempts;
@@ -70,7 +70,7 @@ pub(crate) struct Owner {
     pub(super) held: Option<DecideWork>,
     /// Questions that wait until the lease was renewed.
     pub(super) lease_waiters: VecDeque<Control>,
-    pub(super) lead: LeadTuner,
+    pub(super) lead: LeadMeter,
     /// The lead that was used last.
     pub(super) lead_shown: Duration,
     /// The last lsn of a batch, when it was handed to the links, and how many bytes the log had then.
@@ -86,8 +86,6 @@ pub(crate) struct Owner {
     pub(super) refence_at: Option<Instant>,
     pub(super) refence_pause: Duration,
     pub(super) next_forgetting: Instant,
-    /// About how long a message takes to a quorum of the journal nodes.
-    pub(super) one_way: Duration,
     pub(super) deposed: bool,
 }
 
@@ -142,7 +140,7 @@ impl Owner {
             waiting: Waiting::default(),
             held: None,
             lease_waiters: VecDeque::new(),
-            lead: LeadTuner::new(ctx.config.lead_policy()),
+            lead: LeadMeter::new(ctx.config.lead_policy(), ctx.journals.len()),
             lead_shown: Duration::ZERO,
             batches: VecDeque::new(),
             batch_bytes: 0,
@@ -154,7 +152,6 @@ impl Owner {
             refence_at: None,
             refence_pause: super::REFENCE_PAUSE,
             next_forgetting: started,
-            one_way: Duration::ZERO,
             deposed: false,
             ctx,
         };
@@ -190,6 +187,7 @@ impl Owner {
             .max(self.lease.requested_end());
         let log = self.replication.log().clone();
         self.replication = Replication::new(fence.epoch, log, self.ctx.quorum(), &fence.lasts);
+        self.lead.skip_all(left.lsn);
         self.adopted = (fence.fenced.adopt, fence.fenced.last);
         self.lease = Lease::new(self.ctx.config.lease(), lease_end, now);
         self.phase = Phase::Reopening { adopted: left };

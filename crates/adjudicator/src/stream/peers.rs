@@ -99,12 +99,3 @@ impl Peer {
         self.round_trip.unwrap_or_default() / 2
     }
 }
-
-/// How long a message takes at most to the nearest `quorum` of the connected nodes: a slow one must not count.
-pub(crate) fn quorum_one_way(peers: &[Peer], quorum: usize) -> Duration {
-    let connected = peers.iter().filter(|peer| peer.id().is_some());
-    let mut ways: Vec<Duration> = connected.map(Peer::one_way).collect();
-    ways.sort_unstable();
-    ways.truncate(quorum);
-    ways.pop().unwrap_or_default()
-}

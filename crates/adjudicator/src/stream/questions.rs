@@ -37,8 +37,12 @@ impl Owner {
                 owner: self.ctx.env.node.0.clone(),
                 epoch: self.replication.epoch().0,
             })),
-            Control::CloseThrough(_, reply) => {
-                self.note_use(self.ctx.now());
+            Control::CloseThrough(_, journal, reply) => {
+                let now = self.ctx.now();
+                self.note_use(now);
+                if let Some(journal) = self.ctx.journals.iter().position(|name| *name == journal) {
+                    self.lead.on_read(journal, now);
+                }
                 let closed = self.close(peers);
                 self.tell_closed(reply, closed);
             }
@@ -50,7 +54,7 @@ impl Owner {
     /// Whether it cannot be answered before the lease is renewed (R15: a read waits for the range to be closed).
     fn waits_for_lease(&self, control: &Control) -> bool {
         let is_closed =
-            matches!(control, Control::CloseThrough(at, _) if *at <= self.adjudication.lease_end());
+            matches!(control, Control::CloseThrough(at, ..) if *at <= self.adjudication.lease_end());
         !is_closed && !self.adjudication.is_deciding(self.ctx.now())
     }
 

@@ -33,6 +33,7 @@ impl Owner {
                 peer.closure = None;
             }
         }
+        self.lead.measure(&self.replication, peers, now, self.ctx.now());
         self.tail
             .trim(self.replication.lowest_needed(), self.replication.committed());
     }
@@ -130,6 +131,7 @@ impl Owner {
     /// A connection opened: what was under way on the old one is sent again, and the last closure too.
     pub(super) fn on_connection(&mut self, replica: usize, peer: &mut Peer) {
         self.replication.on_disconnected(replica);
+        self.lead.skip(replica, self.replication.last().lsn);
         peer.closure.clone_from(&self.last_closure);
     }
 
@@ -217,11 +219,13 @@ impl Owner {
     fn note_batch(&mut self, now: Instant) {
         if self.batch_bytes > 0 && self.batches.len() < MAX_MEASURED {
             let bytes = std::mem::take(&mut self.batch_bytes);
-            self.batches.push_back((self.replication.last().lsn, now, bytes));
+            let last = self.replication.last().lsn;
+            self.batches.push_back((last, now, bytes));
+            self.lead.on_sent(last, now);
         }
     }
 
-    /// R16: how long it took until the batch was committed; the other nodes know one way later.
+    /// How long it took until the batch was committed.
     pub(super) fn measure(&mut self, committed: Lsn) {
         let now = Instant::now();
         while let Some((_, at, bytes)) = self
@@ -233,7 +237,6 @@ impl Owner {
             self.batches.pop_front();
             self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
             let latency = now.duration_since(at);
-            self.lead.on_commit_known(latency + self.one_way, self.ctx.now());
             self.slowest_commit = latency.max(self.slowest_commit * 15 / 16);
         }
         // At least 4 round trips to the quorum: else a lease could end before it is durable, again and again.

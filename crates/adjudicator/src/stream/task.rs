@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::owner::{MAX_LEASES_IN_FLIGHT, Owner, Phase};
-use super::peers::{self, Peer};
+use super::peers::Peer;
 use crate::context::Context;
 use crate::registry::{Connection, LinkEvent, StreamHandle};
 use crate::request::{Control, DecideWork, KnownOwner, wrong_epoch};
@@ -306,7 +306,6 @@ impl Task {
         let at = Instant::now();
         self.retry(at);
         if let Role::Owner(owner) = &mut self.role {
-            owner.one_way = peers::quorum_one_way(&self.peers, self.ctx.quorum());
             if owner.renew_lease() {
                 self.unsent = Some("adjudicator: lease renewed");
             }

@@ -122,6 +122,7 @@ async fn the_automatic_lead_follows_the_quorum_within_its_bounds() {
         for journal in &cluster.journals {
             journal.set_delay(Duration::from_millis(delay_ms));
         }
+        cluster.close_through("a1", Timestamp(0)).await;
         for _ in 0..5 {
             decider
                 .commit(&Txn::writing(cluster.new_txn(), cluster.now(), "k"))
@@ -139,4 +140,41 @@ async fn the_automatic_lead_follows_the_quorum_within_its_bounds() {
         "{slow:?}"
     );
     assert_eq!(slowest, Duration::from_millis(250));
+}
+
+/// R16: a node that nobody reads from (a witness, a region where the range is not read) does not make commits wait.
+#[tokio::test(start_paused = true)]
+async fn the_lead_covers_the_journal_nodes_that_are_read_from() {
+    let mut cluster = Cluster::start(&["a1"]).await;
+    let mut decider = cluster.decider("a1").await;
+    for (journal, delay_ms) in cluster.journals.iter().zip([1, 1, 100]) {
+        journal.set_delay(Duration::from_millis(delay_ms));
+    }
+    let lead_with_readers =
+        async |cluster: &mut Cluster, decider: &mut super::cluster::Decider, readers: &[&str]| {
+            for _ in 0..20 {
+                for reader in readers {
+                    cluster.close_for_reader("a1", Timestamp(0), reader).await;
+                }
+                decider
+                    .commit(&Txn::writing(cluster.new_txn(), cluster.now(), "k"))
+                    .await;
+                sleep(Duration::from_millis(700)).await;
+            }
+            Duration::from_nanos(cluster.status("a1").lead_ns)
+        };
+    let nobody = lead_with_readers(&mut cluster, &mut decider, &[]).await;
+    let near = lead_with_readers(&mut cluster, &mut decider, &["j1"]).await;
+    let both = lead_with_readers(&mut cluster, &mut decider, &["j1", "j3"]).await;
+    let near_again = lead_with_readers(&mut cluster, &mut decider, &["j1"]).await;
+    assert_eq!(nobody, Duration::ZERO);
+    assert!(
+        near > Duration::ZERO && near < Duration::from_millis(40),
+        "{near:?}"
+    );
+    assert!(
+        both > Duration::from_millis(70) && both < Duration::from_millis(250),
+        "{both:?}"
+    );
+    assert!(near_again < Duration::from_millis(40), "{near_again:?}");
 }

@@ -259,9 +259,20 @@ impl Cluster {
     }
 
     pub async fn close_through(&self, name: &str, timestamp: Timestamp) -> CloseThroughResponse {
+        self.close_for_reader(name, timestamp, "j1").await
+    }
+
+    /// A reader that follows this journal node's feed asks.
+    pub async fn close_for_reader(
+        &self,
+        name: &str,
+        timestamp: Timestamp,
+        journal: &str,
+    ) -> CloseThroughResponse {
         let request = CloseThroughRequest {
             stream: STREAM,
             timestamp: timestamp.0,
+            journal: journal.to_owned(),
         };
         self.client(name)
             .close_through(request)

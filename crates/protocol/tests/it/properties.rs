@@ -144,20 +144,24 @@ proptest! {
         prop_assert_eq!(passed, highest, "the newest closure is never the one that is given up");
     }
 
-    /// R16: the lead covers the largest latency of the window, and stays between its bounds.
+    /// R16: the lead covers the largest latency of the window among the journal nodes that are read from, and stays between
+    /// its bounds.
     #[test]
-    fn the_lead_follows_the_largest_recent_latency(samples in vec((0..40_u64, 0..500_u64), 1..80)) {
+    fn the_lead_follows_the_largest_recent_latency(samples in vec((0..40_u64, 0..500_u64, 0..3_usize, 0..8_usize), 1..80)) {
         let nanos = Duration::from_nanos;
         let policy =
             LeadPolicy { floor: nanos(20), ceiling: nanos(400), window: nanos(300), closed_interval: nanos(10) };
         let mut tuner = LeadTuner::new(policy);
-        let (mut now, mut all) = (1_000, Vec::new());
+        let (mut now, mut all, mut read) = (1_000, Vec::new(), [0; 8]);
         prop_assert_eq!(tuner.lead(exactly(now)), nanos(20));
-        for (pause, latency) in samples {
+        for (pause, latency, journal, reader) in samples {
             now += pause;
-            all.push((now, latency));
-            tuner.on_commit_known(nanos(latency), exactly(now));
-            let recent = all.iter().filter(|(at, _)| *at >= now - 300).map(|(_, latency)| *latency).max();
+            all.push((now, journal, latency));
+            tuner.on_commit_known(journal, nanos(latency), exactly(now));
+            tuner.on_read(reader, exactly(now));
+            read[reader] = now;
+            let counts = |(at, journal, _): &&(u64, usize, u64)| *at >= now - 300 && read[*journal] >= now - 300;
+            let recent = all.iter().filter(counts).map(|(_, _, latency)| *latency).max();
             let expected = recent.map_or(20, |largest| (largest + 10).clamp(20, 400));
             prop_assert_eq!(tuner.lead(exactly(now)), nanos(expected));
         }

@@ -214,6 +214,7 @@ impl Connection {
     /// R5: runs the read if all its ranges are closed, else parks it on one that is not. Answers whether it
     /// runs.
     fn start(&mut self, reading: Reading) -> bool {
+        self.shared.note_read(&reading.ranges, reading.at);
         let open = {
             let closed = self.shared.closed.borrow();
             reading

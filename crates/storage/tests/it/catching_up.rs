@@ -120,6 +120,31 @@ async fn a_journal_node_that_goes_down_is_replaced_by_another() {
 }
 
 #[tokio::test]
+async fn the_nearest_journal_node_is_followed_again_once_it_has_come_as_far() {
+    let world = World::new();
+    let config = meridian_storage::Config {
+        feed_return_ms: 20,
+        ..world.config()
+    };
+    let node = world.start(config);
+    world.commit(AGO, &[("k", Some("1"))]);
+    eventually("applied", || node.applied_lsn() == 1).await;
+    world.journals[0].mood.send_replace(Mood::Down);
+    world.commit(AGO + 1, &[("k", Some("2"))]);
+    eventually("applied", || node.applied_lsn() == 2).await;
+    // It is back, and says that it has nothing yet.
+    world.journals[0].mood.send_replace(Mood::Silent);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.journals[0].subscriptions(), [0]);
+    world.journals[0].mood.send_replace(Mood::Well);
+    eventually("followed again", || world.journals[0].subscriptions() == [0, 2]).await;
+    world.journals[1].mood.send_replace(Mood::Down);
+    world.commit(AGO + 2, &[("k", Some("3"))]);
+    eventually("applied", || node.applied_lsn() == 3).await;
+    assert_eq!(world.journals[1].subscriptions(), [1]);
+}
+
+#[tokio::test]
 async fn a_gap_in_a_feed_is_never_skipped() {
     let world = World::new();
     world.journals[0].mood.send_replace(Mood::Skips(2));

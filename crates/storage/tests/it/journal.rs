@@ -10,7 +10,7 @@ use meridian_rpc::internal::journal_server::Journal;
 use meridian_rpc::internal::{
     AppendBatch, AppendReplyBatch, Closure as ClosureMessage, Entry, FeedBatch, FeedEntry, FeedEvent,
     FeedRequest, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
-    StreamLsn, WatchBatch, WatchRequest,
+    StreamLsn, StreamState, WatchBatch, WatchRequest,
 };
 use meridian_types::{Epoch, Lsn, RangeId, StreamId, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -190,8 +190,18 @@ impl Journal for FakeJournal {
         not_played()
     }
 
-    async fn state(&self, _: Request<StateRequest>) -> Result<Response<StateResponse>, Status> {
-        not_played()
+    /// A node that is not well has not come as far as the others.
+    async fn state(&self, request: Request<StateRequest>) -> Result<Response<StateResponse>, Status> {
+        let is_well = *self.mood.borrow() == Mood::Well;
+        let state = |stream| StreamState {
+            stream,
+            committed_lsn: if is_well { self.log.last_lsn() } else { 0 },
+            ..StreamState::default()
+        };
+        Ok(Response::new(StateResponse {
+            streams: request.into_inner().streams.into_iter().map(state).collect(),
+            ..StateResponse::default()
+        }))
     }
 
     async fn append(

@@ -39,6 +39,8 @@ pub struct FakeOwner {
     pub log: Log,
     pub manner: Arc<watch::Sender<Manner>>,
     pub asked: Arc<Mutex<Vec<u64>>>,
+    /// The journal node that the last request named.
+    pub read_through: Arc<Mutex<String>>,
     under_way: Arc<AtomicU64>,
     pub most_under_way: Arc<AtomicU64>,
 }
@@ -50,6 +52,7 @@ impl FakeOwner {
             log,
             manner: Arc::new(watch::Sender::new(Manner::Closes)),
             asked: Arc::default(),
+            read_through: Arc::default(),
             under_way: Arc::default(),
             most_under_way: Arc::default(),
         }
@@ -79,8 +82,10 @@ impl Adjudicator for FakeOwner {
         let CloseThroughRequest {
             stream,
             timestamp: asked,
+            journal,
         } = request.into_inner();
         self.asked.lock().unwrap().push(asked);
+        *self.read_through.lock().unwrap() = journal;
         let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_under_way.fetch_max(under_way, Ordering::SeqCst);
         let mut changes = self.manner.subscribe();

@@ -341,3 +341,24 @@ async fn a_message_of_far_too_many_reads_ends_the_stream() {
     );
     assert_eq!(node.figure("reads_open"), 0);
 }
+
+/// R16: the owner is told where its range is read, although the read does not wait; once in a while, and not of old snapshots.
+#[tokio::test]
+async fn an_owner_is_told_that_its_range_is_read_and_through_which_journal_node() {
+    let world = World::new();
+    world.commit(NOW - 3_000_000_000, &[("k", Some("1"))]);
+    world.close(NOW);
+    let node = world.start(world.config());
+    eventually("closed", || node.closed() == NOW).await;
+    let mut reader = node.reader().await;
+    let owner = &world.owners[0];
+    reader.get("k", NOW - 2_000_000_000).await.unwrap();
+    for _ in 0..10 {
+        reader.get("k", NOW).await.unwrap();
+    }
+    eventually("told", || owner.asked() == [NOW]).await;
+    assert_eq!(*owner.read_through.lock().unwrap(), "j1");
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    reader.get("k", NOW).await.unwrap();
+    eventually("told again", || owner.asked() == [NOW, NOW]).await;
+}

@@ -12,14 +12,14 @@ use meridian_rpc::{DESCRIPTORS, Env, Identity, Network, Service, ServiceFailure,
 use meridian_types::{ClusterId, RangeMap};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::config::{File, NodeSection, Role};
 use crate::error::Error;
 use crate::front;
 use crate::health::NodeHealth;
-use crate::services;
+use crate::services::{self, Common};
 use crate::status::NodeReport;
 
 /// How long one service may take to stop; then the process goes on without it.
@@ -53,6 +53,8 @@ pub struct Node {
     services: Vec<Running>,
     /// Lives as long as the node: its services watch it.
     _map: watch::Sender<Arc<RangeMap>>,
+    /// Its services are told what is committed as long as it lives.
+    _following: DropGuard,
 }
 
 struct Running {
@@ -78,14 +80,21 @@ impl Node {
             start.seed,
         );
         let (map, map_receiver) = watch::channel(services::range_map(start.file));
-        let owners = Owners::new(start.network.clone(), map_receiver.clone());
+        let following = CancellationToken::new();
+        let stops_following = following.clone().drop_guard();
+        let common = Common {
+            owners: Owners::new(start.network.clone(), map_receiver.clone()),
+            map: map_receiver,
+            committed: services::follow_committed(&start, &env, following),
+            env,
+        };
         let draining = CancellationToken::new();
         let mut services = Vec::new();
         let mut roles = start.roles.to_vec();
         roles.sort();
         for role in roles {
             let stop = CancellationToken::new();
-            match services::start(role, &start, &env, &owners, map_receiver.clone(), stop.clone()).await {
+            match services::start(role, &start, &common, stop.clone()).await {
                 Ok(started) => services.push(Running::new(role, started, stop)),
                 Err(error) => {
                     draining.cancel();
@@ -111,6 +120,7 @@ impl Node {
             draining,
             services,
             _map: map,
+            _following: stops_following,
         })
     }
 

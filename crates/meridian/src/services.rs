@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use meridian_journal::files::RealFiles;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{Env, ServiceFailure, Started};
+use meridian_rpc::{CommittedWatch, Env, ServiceFailure, Started};
 use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,20 +14,28 @@ use crate::error::Error;
 use crate::init;
 use crate::node::NodeStart;
 
+/// What the services of a node have in common.
+pub(crate) struct Common {
+    pub(crate) env: Env,
+    pub(crate) owners: Owners,
+    pub(crate) map: watch::Receiver<Arc<RangeMap>>,
+    /// What the journal has committed, followed at the nearest journal node.
+    pub(crate) committed: CommittedWatch,
+}
+
 /// Starts the service of one role.
 pub(crate) async fn start(
     role: Role,
     node: &NodeStart<'_>,
-    env: &Env,
-    owners: &Owners,
-    map: watch::Receiver<Arc<RangeMap>>,
+    common: &Common,
     shutdown: CancellationToken,
 ) -> Result<Started, Error> {
+    let env = &common.env;
     match role {
         Role::Journal => journal(node, env, shutdown).await,
-        Role::Adjudicator => adjudicator(node, env, map, shutdown).await,
-        Role::Storage => storage(node, env, owners.clone(), shutdown).await,
-        Role::Query => query(node, env, owners.clone(), shutdown).await,
+        Role::Adjudicator => adjudicator(node, env, common.map.clone(), shutdown).await,
+        Role::Storage => storage(node, env, common.owners.clone(), shutdown).await,
+        Role::Query => query(node, common, shutdown).await,
         Role::Router => router(node, env, shutdown).await,
     }
 }
@@ -72,15 +80,27 @@ async fn storage(
     Ok(meridian_storage::start(config, env.clone(), owners, journals, shutdown).await?)
 }
 
-async fn query(
-    node: &NodeStart<'_>,
-    env: &Env,
-    owners: Owners,
-    shutdown: CancellationToken,
-) -> Result<Started, Error> {
+async fn query(node: &NodeStart<'_>, common: &Common, shutdown: CancellationToken) -> Result<Started, Error> {
     let config = node.node.settings.query.clone();
     let storage = in_region(node, Role::Storage);
-    Ok(meridian_query::start(config, env.clone(), owners, storage, shutdown).await?)
+    let (env, owners, committed) = (
+        common.env.clone(),
+        common.owners.clone(),
+        common.committed.clone(),
+    );
+    Ok(meridian_query::start(config, env, owners, committed, storage, shutdown).await?)
+}
+
+/// Follows what the journal commits, if one of the node's roles waits for records.
+pub(crate) fn follow_committed(
+    node: &NodeStart<'_>,
+    env: &Env,
+    shutdown: CancellationToken,
+) -> CommittedWatch {
+    if !node.roles.contains(&Role::Query) && !node.roles.contains(&Role::Adjudicator) {
+        return CommittedWatch::default();
+    }
+    CommittedWatch::start(env, nearest(node, Role::Journal), shutdown)
 }
 
 async fn router(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -> Result<Started, Error> {

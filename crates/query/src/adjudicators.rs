@@ -1,4 +1,4 @@
-//! Calls to adjudicators: commit attempts over one stream per node, questions about outcomes one by one.
+//! Calls to adjudicators: commit attempts and their prepares over one stream per node, questions one by one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,48 +8,84 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use meridian_rpc::internal::adjudicator_client::AdjudicatorClient;
 use meridian_rpc::internal::{
-    AttemptQuery, DecideBatch, DecideRequest, OutcomeAnswer, OutcomeQuery, decision,
+    AttemptQuery, DecideBatch, DecideRequest, LocateRequest, OutcomeAnswer, OutcomeQuery, PrepareRequest,
+    ReadRange, decision,
 };
 use meridian_rpc::{Network, Transport};
 use meridian_types::{Attempt, CommitToken, NodeName, StreamId, Timestamp, limits};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::delays::Delays;
 use crate::mux::{CallError, Incoming, Mux, MuxLimits, Outgoing, Protocol};
 use crate::retry::Retry;
+
+/// How long an answer may take that only measures the way.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `Adjudicator.Decide`.
 struct Decide;
 
+/// What goes over it.
+pub(crate) enum DecideMessage {
+    Decide(DecideRequest),
+    Prepare(PrepareRequest),
+}
+
 impl Protocol for Decide {
-    type Request = DecideRequest;
+    type Request = DecideMessage;
     type Reply = Option<decision::Result>;
 
-    fn set_id(request: &mut DecideRequest, id: u64) {
-        request.id = id;
+    fn set_id(request: &mut DecideMessage, id: u64) {
+        match request {
+            DecideMessage::Decide(request) => request.id = id,
+            DecideMessage::Prepare(request) => request.id = id,
+        }
     }
 
-    fn id(request: &DecideRequest) -> u64 {
-        request.id
+    fn id(request: &DecideMessage) -> u64 {
+        match request {
+            DecideMessage::Decide(request) => request.id,
+            DecideMessage::Prepare(request) => request.id,
+        }
     }
 
-    fn size(request: &DecideRequest) -> usize {
-        let reads: usize = request
-            .reads
-            .iter()
-            .map(|read| read.start.len() + read.end.len() + 16)
-            .sum();
-        request.write_set.len() + reads + 96
+    fn size(request: &DecideMessage) -> usize {
+        let reads = |reads: &[ReadRange]| -> usize {
+            let bytes = reads.iter().map(|read| read.start.len() + read.end.len() + 16);
+            bytes.sum()
+        };
+        let content = match request {
+            DecideMessage::Decide(request) => {
+                request.write_set.len() + reads(&request.reads) + 32 * request.participants.len()
+            }
+            DecideMessage::Prepare(request) => {
+                let keys: usize = request.keys.iter().map(|key| key.len() + 4).sum();
+                keys + reads(&request.reads)
+            }
+        };
+        content + 128
+    }
+
+    fn is_answer(reply: &Self::Reply) -> bool {
+        !matches!(reply, Some(decision::Result::Decided(_)))
     }
 
     fn open(
         transport: Transport,
-        requests: Outgoing<DecideRequest>,
+        requests: Outgoing<DecideMessage>,
     ) -> BoxFuture<'static, Result<Incoming<Self::Reply>, Status>> {
-        let batches = requests.map(|requests| DecideBatch {
-            requests,
-            prepares: Vec::new(),
+        let batches = requests.map(|messages| {
+            let mut batch = DecideBatch::default();
+            for message in messages {
+                match message {
+                    DecideMessage::Decide(request) => batch.requests.push(request),
+                    DecideMessage::Prepare(request) => batch.prepares.push(request),
+                }
+            }
+            batch
         });
         let request = tonic::Request::new(batches);
         async move {
@@ -71,6 +107,7 @@ pub(crate) struct Adjudicators {
     retry: Retry,
     shutdown: CancellationToken,
     outcome_attempt: Duration,
+    pub(crate) delays: Delays,
     streams: Mutex<BTreeMap<NodeName, Arc<Mux<Decide>>>>,
 }
 
@@ -88,18 +125,53 @@ impl Adjudicators {
             retry,
             shutdown,
             outcome_attempt,
+            delays: Delays::default(),
             streams: Mutex::default(),
         }
     }
 
-    /// Sends one commit attempt to `node`.
+    /// Sends one commit attempt to `node`, the home's owner. `early` is told when it is decided.
     pub(crate) async fn decide(
         &self,
         node: &NodeName,
         request: DecideRequest,
         deadline: Instant,
+        early: oneshot::Sender<Option<decision::Result>>,
     ) -> Result<Option<decision::Result>, CallError> {
-        self.stream(node).call(request, deadline).await
+        let request = DecideMessage::Decide(request);
+        self.stream(node).call_with(request, deadline, Some(early)).await
+    }
+
+    /// Sends the part of an attempt to `node` that touches its range.
+    pub(crate) async fn prepare(
+        &self,
+        node: &NodeName,
+        request: PrepareRequest,
+        deadline: Instant,
+    ) -> Result<Option<decision::Result>, CallError> {
+        self.stream(node)
+            .call(DecideMessage::Prepare(request), deadline)
+            .await
+    }
+
+    /// Measures, in the background and at most now and then, how far `node` is.
+    pub(crate) fn measure(self: &Arc<Self>, node: &NodeName, stream: StreamId) {
+        let begun = Instant::now();
+        if !self.delays.is_due(node, begun) {
+            return;
+        }
+        let (adjudicators, node) = (self.clone(), node.clone());
+        tokio::spawn(async move {
+            let mut client = client(adjudicators.network.transport(&node));
+            let question = LocateRequest {
+                stream: stream.0,
+                passive: true,
+            };
+            let asked = tokio::time::timeout(MEASURE_TIMEOUT, client.locate(question));
+            if let Ok(Ok(_)) = asked.await {
+                adjudicators.delays.note(&node, begun.elapsed());
+            }
+        });
     }
 
     fn stream(&self, node: &NodeName) -> Arc<Mux<Decide>> {

@@ -41,8 +41,10 @@ impl Processor {
             ..BeginRequest::default()
         };
         let mut backoff = self.retry.backoff();
+        let mut attempts = 0;
         loop {
-            let (values, ending) = self.run_once(&begin, &request, deadline).await?;
+            let run = self.run_once(&begin, &request, &mut attempts, deadline);
+            let (values, ending) = run.await?;
             let min_start = match ending {
                 Ok(committed) => return Ok(executed(values, committed)),
                 Err(KvError::SnapshotTooOld { min_start }) => min_start,
@@ -57,14 +59,16 @@ impl Processor {
         }
     }
 
-    /// Runs it once; an error of the commit is apart from those before it.
+    /// Runs it once; an error of the commit is apart from those before it. `attempts`: the number of the last one made.
     async fn run_once(
         self: &Arc<Self>,
         begin: &BeginRequest,
         request: &ExecuteRequest,
+        attempts: &mut u32,
         deadline: Instant,
     ) -> KvResult<(Vec<GetResponse>, Ending)> {
         let txn = self.begin_as(begin, Asked::ToRun)?;
+        txn.skip_attempts(*attempts);
         let _roll_back = RollBack(txn.clone());
         self.check_preconditions(&txn, &request.preconditions, deadline)
             .await?;
@@ -79,6 +83,7 @@ impl Processor {
             txn.write(key.clone(), value.clone())?;
         }
         let ending = self.commit(&txn, deadline).await;
+        *attempts = txn.attempts();
         Ok((values, ending))
     }
 

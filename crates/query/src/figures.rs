@@ -14,6 +14,7 @@ pub(crate) struct Figures {
     pub(crate) refused: AtomicU64,
     pub(crate) sessions: AtomicU64,
     committed: AtomicU64,
+    early: AtomicU64,
     conflicts: AtomicU64,
     unknown: AtomicU64,
     failed: AtomicU64,
@@ -31,6 +32,11 @@ impl Figures {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A commit was known from a journal node before its owner said so.
+    pub(crate) fn count_early_commit(&self) {
+        self.early.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// All of them, by name.
     pub(crate) fn by_name(&self) -> HashMap<String, u64> {
         [
@@ -38,6 +44,7 @@ impl Figures {
             ("refused_overloaded", &self.refused),
             ("sessions", &self.sessions),
             ("commits", &self.committed),
+            ("commits_told_by_journal", &self.early),
             ("conflicts", &self.conflicts),
             ("commits_unknown", &self.unknown),
             ("commits_failed", &self.failed),

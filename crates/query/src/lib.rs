@@ -6,11 +6,12 @@
 //! | `session`, `unary` | the two faces of the public interface |
 //! | `txn` | one transaction: everything that must happen in the client's order |
 //! | `buffer`, `read_set`, `overlay`, `scan` | own writes, checked reads, and reads through both |
-//! | `commit`, `outcome`, `execute` | attempts at the owner, and what became of them |
+//! | `plan` | which ranges a commit touches, and its home |
+//! | `commit`, `outcome`, `execute` | attempts at the owners, and what became of them |
 //! | `registry`, `budget` | which transactions there are, and how much they may hold |
-//! | `mux`, `storage`, `adjudicators` | calls to the other services |
+//! | `mux`, `storage`, `adjudicators`, `delays` | calls to the other services, and how far they are |
 //!
-//! Invariant: the query processor knows nothing of the journal, and nothing that it holds is durable: when it
+//! Invariant: the query processor knows nothing of the journal but what is committed, and nothing that it holds is durable: when it
 //! dies, its open transactions are aborted, and the outcome of those being committed is with their home.
 #![forbid(unsafe_code)]
 
@@ -20,12 +21,14 @@ mod budget;
 mod buffer;
 mod commit;
 mod config;
+mod delays;
 mod error;
 mod execute;
 mod figures;
 mod mux;
 mod outcome;
 mod overlay;
+mod plan;
 mod predicate;
 mod processor;
 mod read_set;
@@ -43,7 +46,7 @@ use meridian_rpc::handle::MAX_NODE_BYTES;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::v1::kv_server::KvServer;
-use meridian_rpc::{Env, Listener, Service, ServiceFailure, Started};
+use meridian_rpc::{CommittedWatch, Env, Listener, Service, ServiceFailure, Started};
 use meridian_types::{NodeName, limits};
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
@@ -57,18 +60,27 @@ use unary::KvService;
 
 /// Starts a query processor and returns at once.
 ///
-/// `storage`: the storage nodes of its region, any of which may be asked. After `shutdown` it begins
+/// `committed`: what the journal has committed, as the region's journal node tells. `storage`: the storage nodes of its
+/// region, any of which may be asked. After `shutdown` it begins
 /// nothing new, lets open transactions end within `drain_ms`, and rolls back the rest.
 pub async fn start(
     config: Config,
     env: Env,
     owners: Owners,
+    committed: CommittedWatch,
     storage: Vec<NodeName>,
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     check(&config, &env, &storage)?;
     tracing::trace!(target: meridian_protocol::events::TARGET, event = "booted");
-    let processor = Arc::new(Processor::new(config, env, owners, &storage, shutdown.clone()));
+    let processor = Arc::new(Processor::new(
+        config,
+        env,
+        owners,
+        committed,
+        &storage,
+        shutdown.clone(),
+    ));
     let service = QueryService {
         processor: processor.clone(),
     };
@@ -94,11 +106,12 @@ pub async fn run(
     env: Env,
     listener: Listener,
     owners: Owners,
+    committed: CommittedWatch,
     storage: Vec<NodeName>,
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
     let failed = |what: String| ServiceFailure { role: ROLE, what };
-    let started = start(config, env, owners, storage, shutdown.clone()).await?;
+    let started = start(config, env, owners, committed, storage, shutdown.clone()).await?;
     let mut routes = Routes::builder();
     started.service.register(&mut routes);
     let served = meridian_rpc::serve(listener, routes.routes(), shutdown).await;

@@ -9,6 +9,8 @@
 //! answer says which: what was surely not sent may be tried again at will, what was lost after sending may
 //! have been done.
 //!
+//! A call may be told something before its answer, if the protocol has such replies.
+//!
 //! Caveat: the order of two calls is kept on the way there, not on the way back.
 
 use std::collections::BTreeMap;
@@ -61,6 +63,10 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn id(request: &Self::Request) -> u64;
     /// About the size of the request in a message, in bytes.
     fn size(request: &Self::Request) -> usize;
+    /// Whether this is the answer; otherwise it is told early, and the answer is still to come.
+    fn is_answer(_reply: &Self::Reply) -> bool {
+        true
+    }
     /// Opens the stream.
     fn open(
         transport: Transport,
@@ -143,6 +149,8 @@ struct WaitersInner<R> {
 
 struct Waiter<R> {
     sent: bool,
+    /// Takes the first early reply.
+    early: Option<oneshot::Sender<R>>,
     answer: oneshot::Sender<Result<R, CallError>>,
 }
 
@@ -172,13 +180,17 @@ impl<R> Waiters<R> {
         }
     }
 
-    fn answer(&self, replies: Vec<(u64, R)>) {
+    /// A reply without a waiter is one whose caller gave up.
+    fn answer(&self, replies: Vec<(u64, R)>, is_answer: fn(&R) -> bool) {
         let mut inner = self.lock();
         inner.answered = true;
         for (id, reply) in replies {
-            // A reply without a waiter is one whose caller gave up.
-            if let Some(waiter) = inner.calls.remove(&id) {
-                let _ = waiter.answer.send(Ok(reply));
+            if is_answer(&reply) {
+                if let Some(waiter) = inner.calls.remove(&id) {
+                    let _ = waiter.answer.send(Ok(reply));
+                }
+            } else if let Some(early) = inner.calls.get_mut(&id).and_then(|waiter| waiter.early.take()) {
+                let _ = early.send(reply);
             }
         }
     }
@@ -246,8 +258,18 @@ impl<P: Protocol> Mux<P> {
     /// One call. Waits for room in the queue and for the answer, both until `deadline`.
     pub(crate) async fn call(
         self: &Arc<Self>,
+        request: P::Request,
+        deadline: Instant,
+    ) -> Result<P::Reply, CallError> {
+        self.call_with(request, deadline, None).await
+    }
+
+    /// One call; `early` takes what is told before the answer.
+    pub(crate) async fn call_with(
+        self: &Arc<Self>,
         mut request: P::Request,
         deadline: Instant,
+        early: Option<oneshot::Sender<P::Reply>>,
     ) -> Result<P::Reply, CallError> {
         let connection = self.connection()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -263,7 +285,12 @@ impl<P: Protocol> Mux<P> {
             if let Some(why) = &inner.broken {
                 return Err(CallError::NotSent(why.clone()));
             }
-            inner.calls.insert(id, Waiter { sent: false, answer });
+            let waiter = Waiter {
+                sent: false,
+                early,
+                answer,
+            };
+            inner.calls.insert(id, waiter);
         }
         let call = Withdraw {
             waiters: &connection.waiters,
@@ -353,7 +380,7 @@ impl<P: Protocol> Mux<P> {
         };
         loop {
             match incoming.next().await {
-                Some(Ok(replies)) => waiters.answer(replies),
+                Some(Ok(replies)) => waiters.answer(replies, P::is_answer),
                 Some(Err(status)) => return describe(&status),
                 None => return "ended the stream".to_owned(),
             }

@@ -8,7 +8,7 @@ use meridian_rpc::error::KvResult;
 use meridian_rpc::handle::TxnHandle;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::{BeginRequest, BeginResponse};
-use meridian_rpc::{Env, KvError, convert};
+use meridian_rpc::{CommittedWatch, Env, KvError, convert};
 use meridian_types::{CommitToken, NodeName, Timestamp, TxnId};
 use rand::RngCore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,7 +38,9 @@ pub(crate) struct Processor {
     pub(crate) env: Env,
     pub(crate) owners: Owners,
     pub(crate) storage: StorageNodes,
-    pub(crate) adjudicators: Adjudicators,
+    pub(crate) adjudicators: Arc<Adjudicators>,
+    /// What the journal has committed.
+    pub(crate) committed: CommittedWatch,
     pub(crate) registry: Arc<Registry>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) retry: Retry,
@@ -56,6 +58,7 @@ impl Processor {
         config: Config,
         env: Env,
         owners: Owners,
+        committed: CommittedWatch,
         storage: &[NodeName],
         draining: CancellationToken,
     ) -> Self {
@@ -74,7 +77,14 @@ impl Processor {
         Self {
             owners,
             storage: StorageNodes::new(&network, storage, limits, &retry, &closed, read_attempt, spread),
-            adjudicators: Adjudicators::new(network, limits, retry.clone(), closed.clone(), outcome_attempt),
+            adjudicators: Arc::new(Adjudicators::new(
+                network,
+                limits,
+                retry.clone(),
+                closed.clone(),
+                outcome_attempt,
+            )),
+            committed,
             registry: Registry::new(config.max_open_transactions, config.finished_transactions),
             budget: Budget::new(config.max_buffered_bytes),
             operations: Arc::new(Semaphore::new(config.max_operations)),

@@ -8,6 +8,7 @@
 //! the transaction's own lock; waiting for storage or an adjudicator happens outside of it. A read takes the
 //! own writes it must see along when it is issued, so later writes may overtake it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(crate) struct Txn {
     /// `now.latest` when it began: a lower bound of its start.
     begun_at: Timestamp,
     start: OnceCell<Timestamp>,
+    /// The number of the last attempt to commit it.
+    attempts: AtomicU32,
     state: Mutex<State>,
     ending: watch::Sender<Option<Ending>>,
 }
@@ -107,6 +110,7 @@ impl Txn {
             begun: now,
             begun_at,
             start: OnceCell::new(),
+            attempts: AtomicU32::new(0),
             state: Mutex::new(State {
                 phase: Phase::Open,
                 buffer: WriteBuffer::default(),
@@ -133,6 +137,21 @@ impl Txn {
             start: self.start.get().copied().unwrap_or(self.begun_at),
             home: self.lock().home,
         }
+    }
+
+    /// The number of the next attempt to commit it.
+    pub(crate) fn next_attempt(&self) -> u32 {
+        self.attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// The number of the last attempt.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// It is run again under the same id: its attempts must not be taken for those of the run before.
+    pub(crate) fn skip_attempts(&self, made: u32) {
+        self.attempts.store(made, Ordering::Relaxed);
     }
 
     /// The commit will be recorded there.

@@ -109,7 +109,8 @@ impl Owners {
         }
     }
 
-    fn known(&self, stream: StreamId) -> Option<Owner> {
+    /// The owner as far as this node knows, without asking anybody.
+    pub fn known(&self, stream: StreamId) -> Option<Owner> {
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -72,7 +72,10 @@ impl RangeMap {
 
     /// The ranges that share a key with `keys`, in order.
     pub fn overlapping<'a>(&'a self, keys: &'a KeyRange) -> impl Iterator<Item = &'a RangeMapEntry> {
-        self.entries.iter().filter(move |entry| entry.keys.overlaps(keys))
+        let before = |entry: &RangeMapEntry| entry.keys.end.as_ref().is_some_and(|end| *end <= keys.start);
+        let first = self.entries.partition_point(before);
+        let from_first = self.entries.iter().skip(first);
+        from_first.take_while(move |entry| entry.keys.overlaps(keys))
     }
 
     /// The range that a stream orders.

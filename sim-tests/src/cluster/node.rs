@@ -10,7 +10,7 @@ use meridian_journal::{DiskIdentity, Writer};
 use meridian_router::NodeInfo;
 use meridian_rpc::guard::guarded;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{Env, Identity, Listener, LocalNodes, Network, ServiceFailure, Started};
+use meridian_rpc::{CommittedWatch, Env, Identity, Listener, LocalNodes, Network, ServiceFailure, Started};
 use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -276,7 +276,8 @@ impl Node {
                     ..meridian_query::Config::default()
                 };
                 let storage = self.shared.names(Role::Storage);
-                meridian_query::start(config, env, owners, storage, stop).await
+                let committed = CommittedWatch::start(&env, journals, stop.clone());
+                meridian_query::start(config, env, owners, committed, storage, stop).await
             }
             Role::Router => {
                 let config = meridian_router::Config::default();

@@ -11,7 +11,9 @@ use meridian_rpc::internal::storage_server::StorageServer;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::kv_client::KvClient;
 use meridian_rpc::v1::{self, BeginRequest, BeginResponse, Row};
-use meridian_rpc::{Env, Identity, KvError, LocalNodes, Network, Started, TcpDialer, Transport};
+use meridian_rpc::{
+    CommittedWatch, Env, Identity, KvError, LocalNodes, Network, Started, TcpDialer, Transport,
+};
 use meridian_types::{ClusterId, NodeName, RangeMap, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ pub struct Cluster {
     pub clock: SharedClock,
     pub started: Started,
     pub shutdown: CancellationToken,
+    /// What the journal node of the region tells.
+    pub committed: CommittedWatch,
     client: Network,
     _map: watch::Sender<Arc<RangeMap>>,
 }
@@ -74,9 +78,11 @@ impl Cluster {
         let owners = Owners::new(network("qp"), map);
         let storage: Vec<NodeName> = vec!["st-1".into(), "st-2".into()];
         let shutdown = CancellationToken::new();
-        let started = meridian_query::start(config, env, owners, storage, shutdown.clone())
-            .await
-            .unwrap();
+        let committed = CommittedWatch::default();
+        let started =
+            meridian_query::start(config, env, owners, committed.clone(), storage, shutdown.clone())
+                .await
+                .unwrap();
         let mut routes = tonic::service::Routes::builder();
         started.service.register(&mut routes);
         local.register("qp".into(), routes.routes());
@@ -85,6 +91,7 @@ impl Cluster {
             clock,
             started,
             shutdown,
+            committed,
             client: network("client"),
             _map: map_sender,
         }

@@ -9,7 +9,6 @@
 //! Invariant: an adjudicator knows nothing of storage nodes, and keeps nothing on a disk of its own.
 #![forbid(unsafe_code)]
 
-mod attempts;
 pub mod config;
 mod connection;
 mod context;

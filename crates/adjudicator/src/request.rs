@@ -132,18 +132,6 @@ pub(crate) fn wrong_epoch(owner: Option<&KnownOwner>) -> Refused {
     }
 }
 
-/// The attempt was given up here because somebody asked what became of it: another one may be sent.
-pub(crate) fn given_up(node: &NodeName, epoch: Epoch) -> Refused {
-    let owner = KnownOwner {
-        node: node.clone(),
-        epoch,
-    };
-    Refused {
-        message: "the attempt was given up because its outcome was asked for".to_owned(),
-        ..wrong_epoch(Some(&owner))
-    }
-}
-
 /// Not decided, and not applied: try again.
 pub(crate) fn not_ready(why: &str) -> Refused {
     Refused {

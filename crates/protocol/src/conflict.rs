@@ -5,19 +5,30 @@
 //! timestamp of what was forgotten. A snapshot from before `window_low` cannot be judged any more. So forgetting can refuse a
 //! transaction that could have committed, never the other way round.
 //!
-//! Holds for reads (R11: a read key is held against writers) are to be kept here too, beside the keys.
+//! Reads of open attempts are held against writers (R11) in [`holds`], beside the keys.
+
+mod entry;
+mod holds;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, Key, KeyRange, Timestamp, TxnId};
 
+use entry::Entry;
+use holds::Holds;
+
 /// The newest write of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recent {
-    /// A transaction committed it at this timestamp.
-    Committed(Timestamp),
-    /// R11: an attempt that is not decided yet may commit it, at this timestamp at the latest.
+    /// A transaction committed it.
+    Committed {
+        /// When.
+        at: Timestamp,
+        /// Which.
+        txn: TxnId,
+    },
+    /// R11: an attempt that is not decided yet may commit it, at this timestamp at the latest; or has read it.
     Promised {
         /// The attempt.
         attempt: Attempt,
@@ -30,7 +41,7 @@ impl Recent {
     /// The timestamp that counts in checks.
     pub fn timestamp(&self) -> Timestamp {
         match self {
-            Self::Committed(at) => *at,
+            Self::Committed { at, .. } => *at,
             Self::Promised { promise, .. } => *promise,
         }
     }
@@ -46,17 +57,31 @@ pub enum Collision {
         /// What was written there: a retry of the whole transaction can succeed if it begins at or after this timestamp.
         with: Recent,
     },
-    /// With an open attempt of the same transaction: its home knows, this owner does not.
+    /// With an attempt of the same transaction, open or committed: its home knows what became of it.
     SameTxn,
 }
 
 impl Collision {
+    fn new(txn: TxnId, key: &Key, with: Recent) -> Self {
+        let of = match with {
+            Recent::Committed { txn, .. } => txn,
+            Recent::Promised { attempt, .. } => attempt.txn,
+        };
+        if of == txn {
+            return Self::SameTxn;
+        }
+        Self::With {
+            key: key.clone(),
+            with,
+        }
+    }
+
     /// Final ones before those with an open prepare, and the newest first: that is what a retry has to
     /// begin after.
     fn rank(&self) -> (bool, bool, Timestamp) {
         match self {
             Self::SameTxn => (true, true, Timestamp::MAX),
-            Self::With { with, .. } => (false, matches!(with, Recent::Committed(_)), with.timestamp()),
+            Self::With { with, .. } => (false, matches!(with, Recent::Committed { .. }), with.timestamp()),
         }
     }
 }
@@ -66,12 +91,13 @@ const ENTRY_OVERHEAD_BYTES: usize = 256;
 
 /// The newest write of each key, as far back as a fixed number of bytes allows.
 ///
-/// Invariant: `by_time` holds exactly the `(timestamp, key)` of `by_key`, and every one of those not in
+/// Invariant: `by_time` holds exactly the `(newest timestamp, key)` of `by_key`, and every one of those not in
 /// memory has a timestamp `<= window_low`.
 #[derive(Clone, Debug)]
 pub struct RecentWrites {
-    by_key: BTreeMap<Key, Recent>,
+    by_key: BTreeMap<Key, Entry>,
     by_time: BTreeSet<(Timestamp, Key)>,
+    holds: Holds,
     size_bytes: usize,
     limit_bytes: usize,
     window_low: Timestamp,
@@ -83,6 +109,7 @@ impl RecentWrites {
         Self {
             by_key: BTreeMap::new(),
             by_time: BTreeSet::new(),
+            holds: Holds::default(),
             size_bytes: 0,
             limit_bytes,
             window_low,
@@ -114,8 +141,8 @@ impl RecentWrites {
         self.window_low = self.window_low.max(to);
     }
 
-    /// Section 4, step 2: whether a written or checked key has a write newer than `start`. Call it only with
-    /// `start >= window_low`. When there are several, a final one is returned before one with an
+    /// Section 4, step 2: whether a written or checked key has a write newer than `start`, or a written one is held. Call it
+    /// only with `start >= window_low`. When there are several, a final one is returned before one with an
     /// open prepare. Reads do not collide with reads.
     pub fn check(
         &self,
@@ -128,18 +155,18 @@ impl RecentWrites {
             start >= self.window_low,
             "the caller refuses what cannot be checked"
         );
+        let held = self.holds.check(txn, start, written);
         // Most transactions begin after most writes: then nothing needs to be looked up.
         if self.by_time.last().is_none_or(|(newest, _)| *newest <= start) {
-            return None;
+            return held;
         }
-        let in_written = written.iter().filter_map(|key| {
-            let recent = self.by_key.get(key).filter(|recent| recent.timestamp() > start)?;
-            Some(collision(txn, key, *recent))
-        });
+        let in_written = written
+            .iter()
+            .filter_map(|key| self.by_key.get(key)?.collision(txn, start, key));
         let in_reads = reads
             .iter()
             .filter_map(|range| self.check_range(txn, start, range));
-        in_written.chain(in_reads).max_by_key(Collision::rank)
+        in_written.chain(in_reads).chain(held).max_by_key(Collision::rank)
     }
 
     /// Some collision in the range, if there is one.
@@ -150,22 +177,22 @@ impl RecentWrites {
         let mut in_range = self.by_key.range::<[u8], _>(range.bounds());
         let mut newer = self.by_time.iter().rev().take_while(|(at, _)| *at > start);
         loop {
-            let (key, recent) = in_range.next()?;
-            if recent.timestamp() > start {
-                return Some(collision(txn, key, *recent));
+            let (key, entry) = in_range.next()?;
+            if let Some(collision) = entry.collision(txn, start, key) {
+                return Some(collision);
             }
             let (_, key) = newer.next()?;
             if range.contains(key.as_ref()) {
-                return self.by_key.get(key).map(|recent| collision(txn, key, *recent));
+                return self.by_key.get(key)?.collision(txn, start, key);
             }
         }
     }
 
-    /// The keys were written by a transaction that commits at `commit`, which is above all that they were
+    /// The keys were written by a transaction that commits at this timestamp, which is above all that they were
     /// written at before.
-    pub fn commit<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, commit: Timestamp) {
+    pub fn commit<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>, txn: TxnId, at: Timestamp) {
         for key in keys {
-            self.put(key, Recent::Committed(commit));
+            self.put(key, |entry| entry.commit(at, txn));
         }
         self.forget_oldest();
     }
@@ -178,32 +205,83 @@ impl RecentWrites {
         promise: Timestamp,
     ) {
         for key in keys {
-            self.put(key, Recent::Promised { attempt, promise });
+            self.put(key, |entry| entry.promise(attempt, promise));
         }
         self.forget_oldest();
     }
 
-    /// What is remembered of a key.
-    pub fn get(&self, key: &Key) -> Option<Recent> {
-        self.by_key.get(key).copied()
+    /// R11: the attempt has read this and may commit up to `promise`. Held until [`Self::release`].
+    pub fn hold(&mut self, reads: &[KeyRange], attempt: Attempt, promise: Timestamp) {
+        self.holds.hold(reads, attempt, promise);
     }
 
-    fn put(&mut self, key: &Key, recent: Recent) {
-        if let Some(slot) = self.by_key.get_mut(key) {
-            // Never lower: the caller checked the key against what is here.
-            debug_assert!(recent.timestamp() >= slot.timestamp());
-            let before = slot.timestamp();
-            *slot = recent;
-            if let Some((_, key)) = self.by_time.take(&(before, key.clone())) {
-                self.by_time.insert((recent.timestamp(), key));
-            }
-            return;
+    /// The attempt's reads, as they were held, are not held any more.
+    pub fn release(&mut self, reads: &[KeyRange], attempt: &Attempt) {
+        self.holds.release(attempt, reads);
+    }
+
+    /// 5.4: the attempt ended. Those of its keys that are still its own are as if written at `commit`, or restored
+    /// when it did not commit. Those that were forgotten meanwhile count at `window_low`, which is above the promise.
+    pub fn end<'a>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'a Key>,
+        attempt: &Attempt,
+        commit: Option<Timestamp>,
+    ) {
+        for key in keys {
+            self.change(key, |entry| {
+                if entry.end(attempt)
+                    && let Some(at) = commit
+                {
+                    entry.commit(at, attempt.txn);
+                }
+            });
         }
+    }
+
+    /// What counts in checks of a key.
+    pub fn get(&self, key: &Key) -> Option<Recent> {
+        self.by_key.get(key)?.recent()
+    }
+
+    /// Changes what is remembered of the key, or begins to remember it.
+    fn put(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
+        if self.by_key.contains_key(key) {
+            return self.change(key, change);
+        }
+        let mut entry = Entry::default();
+        change(&mut entry);
+        let Some(newest) = entry.newest() else {
+            return;
+        };
         // A copy of its own: the given key may be a slice of a whole request's buffer and would keep it alive.
         let own = Key::from(key.as_ref());
         self.size_bytes += entry_bytes(&own);
-        self.by_time.insert((recent.timestamp(), own.clone()));
-        self.by_key.insert(own, recent);
+        self.by_time.insert((newest, own.clone()));
+        self.by_key.insert(own, entry);
+    }
+
+    /// Changes what is remembered of the key, if anything is.
+    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.by_key.get_mut(key) else {
+            return;
+        };
+        let before = entry.newest().unwrap_or_default();
+        change(entry);
+        let after = entry.newest();
+        if after == Some(before) {
+            return;
+        }
+        let own = self.by_time.take(&(before, key.clone()));
+        match (after, own) {
+            (Some(after), Some((_, own))) => {
+                self.by_time.insert((after, own));
+            }
+            _ => {
+                self.by_key.remove(key);
+                self.size_bytes -= entry_bytes(key);
+            }
+        }
     }
 
     /// Forgets the oldest entries until the rest fits. A promise counts at its promise.
@@ -223,14 +301,4 @@ impl RecentWrites {
 
 fn entry_bytes(key: &Key) -> usize {
     key.0.len() + ENTRY_OVERHEAD_BYTES
-}
-
-fn collision(txn: TxnId, key: &Key, with: Recent) -> Collision {
-    match with {
-        Recent::Promised { attempt, .. } if attempt.txn == txn => Collision::SameTxn,
-        with => Collision::With {
-            key: key.clone(),
-            with,
-        },
-    }
 }

@@ -37,6 +37,26 @@ pub enum Rule {
     DurableBar,
     /// Section 5: an attempt that was told to be aborted is refused when it still arrives.
     AttemptBar,
+    /// R11: a vote's keys may be written by nobody whose snapshot is older than its promise.
+    PromisedWrites,
+    /// R11: what a vote has checked may be written by nobody whose snapshot is older than its promise.
+    HeldReads,
+    /// R12: a range is not closed at or above the `lower` of an open prepare.
+    PrepareClosure,
+    /// R12, 5.5: a prepare is open until its outcome is known (broken: silence is taken for an abort).
+    PrepareOutcome,
+    /// 5.2: the commit timestamp is above the home's floor when it decides.
+    HomeFloor,
+    /// 5.2: the commit timestamp is not above any promise.
+    HomePromise,
+    /// 5.4: an outcome raises the participants' floors.
+    OutcomeFloor,
+    /// 5.4: closures wait for the records of the outcomes learnt.
+    OutcomeDependency,
+    /// Section 5, attempts: outcomes are matched by the attempt's whole name.
+    AttemptName,
+    /// R19: a new owner closes nothing before the other streams' owners have raised their floors.
+    RaiseFloor,
     /// R13: a closure does not reach beyond the durable lease.
     ClosureLease,
     /// R13: a closure raises the floor.
@@ -71,7 +91,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 40] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -87,6 +107,16 @@ impl Rule {
         Self::OutcomesRecovered,
         Self::DurableBar,
         Self::AttemptBar,
+        Self::PromisedWrites,
+        Self::HeldReads,
+        Self::PrepareClosure,
+        Self::PrepareOutcome,
+        Self::HomeFloor,
+        Self::HomePromise,
+        Self::OutcomeFloor,
+        Self::OutcomeDependency,
+        Self::AttemptName,
+        Self::RaiseFloor,
         Self::ClosureLease,
         Self::ClosureFloor,
         Self::ClosureOrder,
@@ -122,6 +152,16 @@ impl Rule {
             Self::OutcomesRecovered => "outcomes-recovered",
             Self::DurableBar => "durable-bar",
             Self::AttemptBar => "attempt-bar",
+            Self::PromisedWrites => "promised-writes",
+            Self::HeldReads => "held-reads",
+            Self::PrepareClosure => "prepare-closure",
+            Self::PrepareOutcome => "prepare-outcome",
+            Self::HomeFloor => "home-floor",
+            Self::HomePromise => "home-promise",
+            Self::OutcomeFloor => "outcome-floor",
+            Self::OutcomeDependency => "outcome-dependency",
+            Self::AttemptName => "attempt-name",
+            Self::RaiseFloor => "raise-floor",
             Self::ClosureLease => "closure-lease",
             Self::ClosureFloor => "closure-floor",
             Self::ClosureOrder => "closure-order",

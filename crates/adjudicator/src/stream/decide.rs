@@ -5,14 +5,13 @@ use std::time::Duration;
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{CommitRequest, Decision, Refusal};
 use meridian_protocol::events;
-use meridian_types::Attempt;
 use tokio::time::Instant;
 
 use super::owner::{Owner, Phase};
 use super::waiting::Answer;
 use crate::config::Lead;
 use crate::records;
-use crate::request::{DecideWork, given_up, not_ready, to_wire, wrong_epoch};
+use crate::request::{DecideWork, not_ready, to_wire, wrong_epoch};
 
 /// Entries that may be on their way; bytes are bounded by the configuration.
 const MAX_ENTRIES_IN_FLIGHT: u64 = 65_536;
@@ -128,11 +127,6 @@ impl Owner {
             reply.refused(not_ready("the deadline passed before it was decided"));
             return;
         }
-        if self.is_barred(&attempt) {
-            let epoch = self.replication.epoch();
-            reply.refused(given_up(&self.ctx.env.node, epoch));
-            return;
-        }
         let request = CommitRequest {
             attempt,
             start,
@@ -161,10 +155,6 @@ impl Owner {
                 }
             }
         }
-    }
-
-    fn is_barred(&self, attempt: &Attempt) -> bool {
-        self.barred_attempts.contains(attempt) && self.adjudication.outcomes().get(attempt.txn).is_none()
     }
 
     /// How far ahead of the present to commit and to close (R2, R13, R16).

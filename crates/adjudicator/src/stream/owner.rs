@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use super::lead::LeadMeter;
 use super::tail::Tail;
 use super::waiting::{Answer, Waiting};
-use crate::attempts::BarredAttempts;
 use crate::context::Context;
 use crate::records;
 use crate::request::{Control, DecideWork, ReplyTo, wrong_epoch};
@@ -78,7 +77,6 @@ pub(crate) struct Owner {
     pub(super) batch_bytes: usize,
     /// About the longest time that a batch took lately until it was committed.
     pub(super) slowest_commit: Duration,
-    pub(super) barred_attempts: BarredAttempts,
     pub(super) last_closure: Option<Closure>,
     pub(super) next_closure: Instant,
     pub(super) last_use: Option<Instant>,
@@ -145,7 +143,6 @@ impl Owner {
             batches: VecDeque::new(),
             batch_bytes: 0,
             slowest_commit: Duration::ZERO,
-            barred_attempts: BarredAttempts::default(),
             last_closure: None,
             next_closure: started,
             last_use: None,
@@ -207,7 +204,6 @@ impl Owner {
                 self.deposed = true;
                 return;
             }
-            self.barred_attempts.clear();
         }
         self.lease.on_durable(lease_end);
         self.phase = Phase::Serving;
@@ -361,9 +357,6 @@ impl Owner {
         self.next_forgetting = at + Duration::from_secs(10);
         let cutoff = self.ctx.now().earliest.saturating_sub(limits::OUTCOME_RETENTION);
         self.adjudication.forget_outcomes_before(cutoff);
-        if self.barred_attempts.forget_before(cutoff) {
-            self.adjudication.raise_window_low(cutoff);
-        }
     }
 
     /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].

@@ -1,13 +1,12 @@
 //! What an owner is asked besides commits: where the range is closed, and what became of a transaction.
 
-use meridian_protocol::adjudication::OutcomeAnswer as Known;
+use meridian_protocol::adjudication::{AttemptAnswer, OutcomeAnswer as Known};
 use meridian_protocol::closing::Closure;
 use meridian_protocol::events;
-use meridian_protocol::outcomes::Outcome as Remembered;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{self, CloseThroughResponse, LocateResponse, OutcomeAnswer, StreamLsn};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Attempt, CommitToken, Epoch, Lsn, Timestamp};
+use meridian_types::{Attempt, CommitToken, Lsn, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -144,40 +143,19 @@ impl Owner {
         if !self.has_room() {
             return drop(reply.send(self.outcome(Outcome::Pending)));
         }
-        match self.adjudication.outcomes().get(attempt.txn) {
-            Some(Remembered::Committed { commit, lsn }) => return self.tell_committed(reply, commit, lsn),
-            Some(Remembered::Barred { lsn }) => return self.tell_aborted(reply, lsn),
-            None => {}
-        }
-        let outcome = self.unknown_attempt(attempt, start);
+        let now = self.ctx.now();
+        let outcome = match self.adjudication.attempt_outcome(&attempt, start, now) {
+            AttemptAnswer::Committed { commit, lsn } => return self.tell_committed(reply, commit, lsn),
+            AttemptAnswer::Barred { lsn } => return self.tell_aborted(reply, lsn),
+            AttemptAnswer::Aborted => {
+                tracing::debug!(txn = %attempt.txn, stream = %self.stream, "attempt given up");
+                self.log_given_up(attempt);
+                Outcome::Aborted
+            }
+            AttemptAnswer::Forgotten => Outcome::Forgotten,
+            AttemptAnswer::Pending => Outcome::Pending,
+        };
         let _ = reply.send(self.outcome(outcome));
-    }
-
-    /// An attempt of a transaction without an outcome.
-    fn unknown_attempt(&mut self, attempt: Attempt, start: Timestamp) -> Outcome {
-        let own: Epoch = self.replication.epoch();
-        if attempt.home != self.stream || attempt.home_epoch > own {
-            // An owner of a lower epoch does not answer.
-            return Outcome::Pending;
-        }
-        if start < self.adjudication.outcome_low() {
-            return Outcome::Forgotten;
-        }
-        if attempt.home_epoch < own {
-            // Its epoch is over and the log that was adopted does not hold it.
-            self.log_given_up(attempt);
-            return Outcome::Aborted;
-        }
-        // It may still arrive: from now on it is refused.
-        let max_error = self.ctx.env.clock.max_error();
-        let not_before = start.max(self.ctx.now().latest.saturating_add(max_error));
-        if is_broken(Rule::AttemptBar) || self.barred_attempts.bar(attempt, not_before) {
-            tracing::debug!(txn = %attempt.txn, stream = %self.stream, "attempt given up");
-            self.log_given_up(attempt);
-            Outcome::Aborted
-        } else {
-            Outcome::Pending
-        }
     }
 
     fn log_given_up(&self, attempt: Attempt) {

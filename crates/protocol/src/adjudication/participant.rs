@@ -11,24 +11,16 @@
 //! Caveats: a refusal here says nothing definite about the attempt (an earlier answer may have been yes); what the home
 //! says of it is definite.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, Interval, Key, KeyRange, Lsn, Timestamp};
 
-use super::{Adjudication, Refusal};
+use super::{Adjudication, CommitRequest, Refusal};
 
-/// The part of a transaction that touches this range.
-#[derive(Clone, Copy, Debug)]
-pub struct PrepareRequest<'a> {
-    /// The attempt's whole name.
-    pub attempt: Attempt,
-    /// Its snapshot.
-    pub start: Timestamp,
-    /// The keys it writes in this range.
-    pub written: &'a [Key],
-    /// What it wants checked in this range.
-    pub reads: &'a [KeyRange],
-}
+/// The part of a transaction that touches this range, at an owner that is not its home.
+pub type PrepareRequest<'a> = CommitRequest<'a>;
 
 /// How long a vote has to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,29 +86,255 @@ impl Adjudication {
     ///
     /// Repeated, it gives the same answer; never a yes after an end of that attempt is known. A yes is told to the home at
     /// once, it waits for no record.
-    pub fn prepare(&mut self, _request: &PrepareRequest<'_>, _now: Interval, _terms: &PrepareTerms) -> Vote {
-        Vote::No(Refusal::Overloaded)
+    pub fn prepare(&mut self, request: &PrepareRequest<'_>, now: Interval, terms: &PrepareTerms) -> Vote {
+        match self.vote(request, now, terms) {
+            Ok((lower, promise)) => Vote::Yes { lower, promise },
+            Err(refusal) => Vote::No(refusal),
+        }
+    }
+
+    fn vote(
+        &mut self,
+        request: &PrepareRequest<'_>,
+        now: Interval,
+        terms: &PrepareTerms,
+    ) -> Result<(Timestamp, Timestamp), Refusal> {
+        let attempt = request.attempt;
+        if self.stopped {
+            return Err(Refusal::Stopped);
+        }
+        if let Some(open) = self.open_prepare(&attempt) {
+            return Ok((open.lower, open.promise));
+        }
+        match self.prepares.ended(&attempt) {
+            Some(Ended::Aborted) => return Err(Refusal::GaveUp),
+            Some(Ended::PerhapsCommitted) => return Err(Refusal::AskHome),
+            None => {}
+        }
+        if !self.known_homes.contains(&attempt.home) {
+            return Err(Refusal::UnknownHome { home: attempt.home });
+        }
+        if now.latest >= self.lease_end {
+            return Err(Refusal::LeaseExpired {
+                lease_end: self.lease_end,
+            });
+        }
+        let touched = Touched::of(request);
+        let fits = self.prepares.bytes + touched.bytes <= self.limits.open_bytes;
+        if self.prepares.open.len() >= self.limits.open_attempts || !fits {
+            return Err(Refusal::Overloaded);
+        }
+        self.check(request, now)?;
+        let (lower, promise) = self.bounds(request.start, now, terms)?;
+        self.promise(&attempt, &touched, request.start, promise);
+        let open = OpenPrepare {
+            attempt,
+            start: request.start,
+            lower,
+            promise,
+        };
+        self.prepares.insert(open, touched);
+        Ok((lower, promise))
+    }
+
+    /// 5.1: from when to when a transaction may commit, for all that is known here.
+    pub(super) fn bounds(
+        &self,
+        start: Timestamp,
+        now: Interval,
+        terms: &PrepareTerms,
+    ) -> Result<(Timestamp, Timestamp), Refusal> {
+        let after_floor = self.floor.next().map_err(|_| Refusal::OutOfTime)?;
+        let after_start = start.next().map_err(|_| Refusal::OutOfTime)?;
+        let present = now.latest.saturating_add(terms.lead.max(terms.to_home));
+        let lower = after_floor.max(after_start).max(present);
+        let promise = lower.saturating_add(terms.prepare_timeout).min(self.lease_end);
+        if promise < lower {
+            return Err(Refusal::LeaseExpired {
+                lease_end: self.lease_end,
+            });
+        }
+        Ok((lower, promise))
+    }
+
+    /// R11.
+    pub(super) fn promise(
+        &mut self,
+        attempt: &Attempt,
+        touched: &Touched,
+        start: Timestamp,
+        promise: Timestamp,
+    ) {
+        let against = |rule| if is_broken(rule) { start } else { promise };
+        let (writers, readers) = (against(Rule::PromisedWrites), against(Rule::HeldReads));
+        self.recent.promise(&touched.written, *attempt, writers);
+        self.recent.hold(&touched.reads, *attempt, readers);
+    }
+
+    /// The attempt ended: what it wrote counts from `commit` on, or never did. Its reads are held no more.
+    pub(super) fn end_promise(&mut self, attempt: &Attempt, touched: &Touched, commit: Option<Timestamp>) {
+        self.recent.end(&touched.written, attempt, commit);
+        self.recent.release(&touched.reads, attempt);
     }
 
     /// 5.4: an attempt ended. All in one step: its keys and holds, the floor, the dependency of closures, and R12.
     ///
     /// `false` when no such attempt is open here (the whole name counts): nothing changes.
-    pub fn end_prepare(&mut self, _attempt: &Attempt, _end: AttemptEnd) -> bool {
-        false
+    pub fn end_prepare(&mut self, attempt: &Attempt, end: AttemptEnd) -> bool {
+        let attempt = &self.prepares.named(attempt);
+        let Some((open, touched)) = self.prepares.remove(attempt) else {
+            return false;
+        };
+        // Until when its writes may be, and up to which entry of the home their record.
+        let (until, lsn) = match end {
+            AttemptEnd::Aborted => {
+                self.prepares.note_end(*attempt, Ended::Aborted);
+                self.end_promise(attempt, &touched, None);
+                return true;
+            }
+            AttemptEnd::Committed { commit, lsn } if commit >= open.lower && commit <= open.promise => {
+                (commit, lsn)
+            }
+            // The home knows the transaction by another attempt's record: this one's says nothing of when.
+            AttemptEnd::Committed { commit, lsn } => (open.promise.max(commit), lsn),
+            AttemptEnd::Forgotten { home_last } => (open.promise, home_last),
+        };
+        self.prepares.note_end(*attempt, Ended::PerhapsCommitted);
+        self.end_promise(attempt, &touched, Some(until));
+        // Whoever writes now what it read commits after it.
+        if !is_broken(Rule::OutcomeFloor) {
+            self.raise_floor(until);
+        }
+        if !is_broken(Rule::OutcomeDependency) {
+            self.dependencies.note(attempt.home, lsn);
+        }
+        true
     }
 
     /// The attempts to ask about (5.5), in order of their names.
     pub fn open_prepares(&self) -> impl Iterator<Item = &OpenPrepare> {
-        std::iter::empty()
+        self.prepares.open.values().map(|(open, _)| open)
     }
 
     /// What was voted on this attempt, if its outcome is not known.
-    pub fn open_prepare(&self, _attempt: &Attempt) -> Option<&OpenPrepare> {
-        None
+    pub fn open_prepare(&self, attempt: &Attempt) -> Option<&OpenPrepare> {
+        self.prepares.open.get(attempt).map(|(open, _)| open)
     }
 
     /// R12: the smallest `lower` of an open prepare that writes here. [`Self::close`] stays below it.
     pub fn lowest_open(&self) -> Option<Timestamp> {
-        None
+        self.prepares.by_lower.first().map(|(lower, _)| *lower)
+    }
+
+    /// The broken rule of [`Rule::PrepareOutcome`]: silence is taken for an abort.
+    pub(super) fn end_silent(&mut self, now: Interval) {
+        let silent = self.open_prepares().filter(|open| open.promise < now.latest);
+        for attempt in silent.map(|open| open.attempt).collect::<Vec<_>>() {
+            self.end_prepare(&attempt, AttemptEnd::Aborted);
+        }
+    }
+}
+
+/// What an open attempt touches here. Copies: the request's buffer is not kept alive.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Touched {
+    written: Vec<Key>,
+    reads: Vec<KeyRange>,
+    pub(super) bytes: usize,
+}
+
+/// What a key or a bound costs beside its bytes, in all places where it is kept.
+const TOUCHED_OVERHEAD_BYTES: usize = 192;
+
+impl Touched {
+    pub(super) fn of(request: &CommitRequest<'_>) -> Self {
+        let own = |key: &Key| Key::from(key.as_ref());
+        let written: Vec<Key> = request.written.iter().map(own).collect();
+        let copy = |range: &KeyRange| KeyRange {
+            start: own(&range.start),
+            end: range.end.as_ref().map(own),
+        };
+        let reads: Vec<KeyRange> = request.reads.iter().map(copy).collect();
+        let bounds = reads
+            .iter()
+            .flat_map(|range| [Some(&range.start), range.end.as_ref()]);
+        let keys = written.iter().chain(bounds.flatten());
+        let bytes = keys.map(|key| key.0.len() + TOUCHED_OVERHEAD_BYTES).sum();
+        Self {
+            written,
+            reads,
+            bytes,
+        }
+    }
+}
+
+/// How an attempt ended that was open here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Aborted,
+    PerhapsCommitted,
+}
+
+/// How many ended attempts are remembered. A late repetition of one that was forgotten may be voted on once more: that is
+/// safe, its home knows how it ended, but it holds up closures until the home was asked.
+const MAX_ENDED: usize = 16_384;
+
+/// The attempts of other homes that were voted on.
+///
+/// Invariant: `by_lower` holds the open ones that write here; `bytes` is what all open ones cost; both of the ended hold the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Prepares {
+    open: BTreeMap<Attempt, (OpenPrepare, Touched)>,
+    by_lower: BTreeSet<(Timestamp, Attempt)>,
+    bytes: usize,
+    ended: BTreeMap<Attempt, Ended>,
+    ended_order: VecDeque<Attempt>,
+}
+
+impl Prepares {
+    fn insert(&mut self, open: OpenPrepare, touched: Touched) {
+        if !touched.written.is_empty() {
+            self.by_lower.insert((open.lower, open.attempt));
+        }
+        self.bytes += touched.bytes;
+        self.open.insert(open.attempt, (open, touched));
+    }
+
+    fn remove(&mut self, attempt: &Attempt) -> Option<(OpenPrepare, Touched)> {
+        let (open, touched) = self.open.remove(attempt)?;
+        self.by_lower.remove(&(open.lower, *attempt));
+        self.bytes -= touched.bytes;
+        Some((open, touched))
+    }
+
+    fn ended(&self, attempt: &Attempt) -> Option<Ended> {
+        self.ended.get(attempt).copied()
+    }
+
+    fn note_end(&mut self, attempt: Attempt, end: Ended) {
+        if self.ended.insert(attempt, end).is_none() {
+            self.ended_order.push_back(attempt);
+        }
+        if self.ended_order.len() > MAX_ENDED
+            && let Some(oldest) = self.ended_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+    }
+
+    /// The highest promise of all that are open.
+    pub(super) fn highest_promise(&self) -> Timestamp {
+        let promises = self.open.values().map(|(open, _)| open.promise);
+        promises.max().unwrap_or_default()
+    }
+
+    /// The attempt that is meant: the one of exactly this name.
+    fn named(&self, attempt: &Attempt) -> Attempt {
+        if !is_broken(Rule::AttemptName) {
+            return *attempt;
+        }
+        let mut open = self.open.keys();
+        let same_txn = open.find(|other| other.txn == attempt.txn);
+        same_txn.copied().unwrap_or(*attempt)
     }
 }

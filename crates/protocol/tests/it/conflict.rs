@@ -45,10 +45,13 @@ fn a_promise_holds_against_older_snapshots_and_not_as_final() {
     );
 
     // A committed write decides, when there is one as well: the same attempt need not be tried again.
-    recent.commit([&b], Timestamp(40));
+    recent.commit([&b], txn(9), Timestamp(40));
     let collision = Collision::With {
         key: b.clone(),
-        with: Recent::Committed(Timestamp(40)),
+        with: Recent::Committed {
+            at: Timestamp(40),
+            txn: txn(9),
+        },
     };
     assert_eq!(
         recent.check(txn(2), Timestamp(30), &[a.clone(), b], &[]),
@@ -61,7 +64,7 @@ fn a_forgotten_promise_counts_as_its_promise() {
     let mut recent = RecentWrites::new(300, Timestamp(10));
     let (a, b) = (Key::from("a"), Key::from("b"));
     recent.promise([&a], attempt(1), Timestamp(50));
-    recent.commit([&b], Timestamp(60));
+    recent.commit([&b], txn(9), Timestamp(60));
     assert_eq!((recent.len(), recent.get(&a)), (1, None));
     assert_eq!(recent.window_low(), Timestamp(50));
 }
@@ -69,7 +72,7 @@ fn a_forgotten_promise_counts_as_its_promise() {
 #[test]
 fn a_transaction_larger_than_the_memory_is_forgotten_safely() {
     let mut recent = RecentWrites::new(100, Timestamp(10));
-    recent.commit([&Key::from("a"), &Key::from("b")], Timestamp(60));
+    recent.commit([&Key::from("a"), &Key::from("b")], txn(9), Timestamp(60));
     assert!(recent.is_empty() && recent.size_bytes() == 0);
     assert_eq!(recent.window_low(), Timestamp(60));
 }
@@ -83,7 +86,7 @@ fn searching_a_range_finds_a_collision_exactly_when_there_is_one() {
         let mut plain: BTreeMap<Key, Timestamp> = BTreeMap::new();
         for time in 1..=200_u64 {
             let key = Key::from(format!("{:03}", rng.below(120)).as_str());
-            recent.commit([&key], Timestamp(time));
+            recent.commit([&key], txn(9), Timestamp(time));
             plain.insert(key, Timestamp(time));
             let start = Timestamp(time.saturating_sub(rng.below(60) as u64));
             let from = rng.below(120);

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 const PROTO_ROOT: &str = "../../proto";
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "meridian/v1/kv.proto",
     "meridian/v1/admin.proto",
+    "meridian/v1/faults.proto",
     "meridian/internal/v1/journal.proto",
     "meridian/internal/v1/adjudicator.proto",
     "meridian/internal/v1/storage.proto",

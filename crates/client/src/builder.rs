@@ -15,7 +15,7 @@ use crate::Client;
 use crate::budget::{Random, RetryBudget, Tokens};
 use crate::client::Inner;
 use crate::error::Result;
-use crate::pool::Pool;
+use crate::pool::{Pool, Targets};
 use crate::transport::Target;
 
 /// Sessions live at most this long by default, so that reconnecting is ordinary and load spreads again.
@@ -23,7 +23,8 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 /// Sets up a [`Client`].
 pub struct Builder {
-    targets: Vec<Result<Target, KvError>>,
+    near: Vec<Result<Target, KvError>>,
+    far: Vec<Result<Target, KvError>>,
     deadline: Duration,
     budget: RetryBudget,
     sessions: usize,
@@ -34,7 +35,8 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            targets: Vec::new(),
+            near: Vec::new(),
+            far: Vec::new(),
             deadline: limits::DEFAULT_DEADLINE,
             budget: RetryBudget::default(),
             sessions: 1,
@@ -46,10 +48,19 @@ impl Default for Builder {
 
 impl Builder {
     /// Adds a router's address, `host:port` or `http://host:port`. The first is preferred; the others are
-    /// tried in turn when it fails.
+    /// tried in turn when it fails. Those of the client's own region belong here, those of others into
+    /// [`Self::far_endpoint`].
     #[must_use]
     pub fn endpoint(mut self, address: impl AsRef<str>) -> Self {
-        self.targets.push(Target::tcp(address.as_ref()));
+        self.near.push(Target::tcp(address.as_ref()));
+        self
+    }
+
+    /// Adds a router of another region. It is used only while none of the near ones answers; new transactions go back to those
+    /// as soon as one does.
+    #[must_use]
+    pub fn far_endpoint(mut self, address: impl AsRef<str>) -> Self {
+        self.far.push(Target::tcp(address.as_ref()));
         self
     }
 
@@ -64,7 +75,21 @@ impl Builder {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.targets.push(Ok(Target::new(name.into(), transport)));
+        self.near.push(Ok(Target::new(name.into(), transport)));
+        self
+    }
+
+    /// [`Self::transport`] to a router of another region: see [`Self::far_endpoint`].
+    #[must_use]
+    pub fn far_transport<T, B>(mut self, name: impl Into<String>, transport: T) -> Self
+    where
+        T: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        T::Future: Send + 'static,
+        T::Error: Into<BoxError>,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.far.push(Ok(Target::new(name.into(), transport)));
         self
     }
 
@@ -109,10 +134,16 @@ impl Builder {
     /// # Errors
     /// `Invalid` when there is no endpoint, or an address is malformed.
     pub fn connect_lazy(self) -> Result<Client> {
-        let targets = self.targets.into_iter().collect::<Result<Vec<_>, _>>()?;
-        if targets.is_empty() {
+        let mut near = self.near.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut far = self.far.into_iter().collect::<Result<Vec<_>, _>>()?;
+        if near.is_empty() {
+            // All are equally far.
+            near = std::mem::take(&mut far);
+        }
+        if near.is_empty() {
             return Err(KvError::invalid("a client needs at least one endpoint").into());
         }
+        let targets = Targets { near, far };
         let random = Random::new(self.seed);
         Ok(Client {
             inner: Arc::new(Inner {

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use meridian_rpc::KvError;
 use meridian_rpc::v1::admin_client::AdminClient;
-use meridian_rpc::v1::{ClusterStatusRequest, ClusterStatusResponse};
+use meridian_rpc::v1::faults_client::FaultsClient;
+use meridian_rpc::v1::{ClusterStatusRequest, ClusterStatusResponse, FaultReport, FaultRequest};
 use meridian_types::{CommitToken, Key, KeyRange, Timestamp, limits};
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
 use tonic::body::Body;
 use tower::{BoxError, Service};
 
@@ -23,6 +25,7 @@ use crate::pool::Pool;
 use crate::scan::Row;
 use crate::session::describe;
 use crate::transaction::{Committed, Transaction};
+use crate::transport::BoxTransport;
 use crate::txn::{Limit, Txn};
 
 const FIRST_DELAY: Duration = Duration::from_millis(4);
@@ -279,13 +282,40 @@ impl Client {
 
     /// The whole cluster as one router sees it. Tries the endpoints in turn.
     pub async fn cluster_status(&self) -> Result<ClusterStatusResponse> {
+        self.ask_in_turn("the status", async |transport| {
+            let mut admin = AdminClient::new(transport).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+            admin.cluster_status(ClusterStatusRequest {}).await
+        })
+        .await
+    }
+
+    /// Does something to a cluster that runs in one process, for tests and demonstrations: cuts links, kills nodes; `action` and
+    /// `target` are explained at `FaultRequest`. Answers how the cluster is afterwards.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no such action or target; any other cluster does not offer this.
+    pub async fn inject_fault(&self, action: &str, target: &str) -> Result<FaultReport> {
+        let request = FaultRequest {
+            action: action.to_owned(),
+            target: target.to_owned(),
+        };
+        let request = &request;
+        self.ask_in_turn("the fault to be done", async |transport| {
+            FaultsClient::new(transport).inject(request.clone()).await
+        })
+        .await
+    }
+
+    /// Asks the endpoints until one answers, or says that the question is wrong.
+    async fn ask_in_turn<T>(
+        &self,
+        what: &str,
+        ask: impl AsyncFn(BoxTransport) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T> {
         let mut last = Error::from(KvError::unavailable("there is no endpoint"));
         for target in self.inner.pool.targets.iter() {
-            let mut admin =
-                AdminClient::new(target.transport()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
-            let asked = admin.cluster_status(ClusterStatusRequest {});
-            last = match timeout(self.inner.deadline, asked).await {
-                Ok(Ok(status)) => return Ok(status.into_inner()),
+            last = match timeout(self.inner.deadline, ask(target.transport())).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => KvError::from_status(&status).map_or_else(
                     || Error::Transport {
                         endpoint: target.name.clone(),
@@ -294,10 +324,13 @@ impl Client {
                     Error::from,
                 ),
                 Err(_) => KvError::DeadlineExceeded {
-                    waiting_for: format!("the status from {}", target.name),
+                    waiting_for: format!("{what} from {}", target.name),
                 }
                 .into(),
             };
+            if matches!(last.kv(), Some(KvError::Invalid { .. })) {
+                break;
+            }
         }
         Err(last)
     }

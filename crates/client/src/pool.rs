@@ -1,5 +1,6 @@
 //! Keeps sessions open: one task per session connects, reconnects with backoff, and goes from one endpoint
-//! to the next when the present one fails.
+//! to the next when the present one fails. Endpoints that are far away are used only while no near one answers: the task
+//! keeps trying those, and new transactions go back to them as soon as one does.
 //!
 //! All callers share these tasks: while nothing can be reached they wait, they do not knock.
 
@@ -18,9 +19,26 @@ use crate::transport::Target;
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const MAX_DELAY: Duration = Duration::from_secs(1);
+/// How long a session with a far endpoint lasts before the near ones are tried again, at first and at most.
+const FIRST_RETURN: Duration = Duration::from_millis(250);
+const MAX_RETURN: Duration = Duration::from_secs(4);
+
+/// Where sessions may go.
+pub(crate) struct Targets {
+    /// At least one.
+    pub(crate) near: Vec<Target>,
+    pub(crate) far: Vec<Target>,
+}
+
+impl Targets {
+    /// All of them, the near ones first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
+        self.near.iter().chain(&self.far)
+    }
+}
 
 pub(crate) struct Pool {
-    pub(crate) targets: Arc<Vec<Target>>,
+    pub(crate) targets: Arc<Targets>,
     state: watch::Receiver<State>,
     _stop: DropGuard,
 }
@@ -47,7 +65,7 @@ impl State {
 
 impl Pool {
     /// Starts connecting. Must be called within a tokio runtime.
-    pub(crate) fn start(targets: Vec<Target>, sessions: usize, lifetime: Duration, random: &Random) -> Self {
+    pub(crate) fn start(targets: Targets, sessions: usize, lifetime: Duration, random: &Random) -> Self {
         let targets = Arc::new(targets);
         let stop = CancellationToken::new();
         let (publish, state) = watch::channel(State {
@@ -124,48 +142,100 @@ impl Pool {
 /// Keeps one session open.
 struct Keeper {
     slot: usize,
-    targets: Arc<Vec<Target>>,
+    targets: Arc<Targets>,
     publish: watch::Sender<State>,
     lifetime: Duration,
     random: Random,
 }
 
+/// An open session and its endpoint.
+struct Opened {
+    is_far: bool,
+    /// Among the near ones, or among the far ones.
+    index: usize,
+    session: Session,
+}
+
 impl Keeper {
     async fn run(self) {
         // The first session begins with the first endpoint, the others spread over the rest.
-        let mut next = self.slot;
-        let mut failures = 0;
-        let mut backoff = self.backoff();
-        while let Some(target) = self.targets.get(next % self.targets.len().max(1)) {
-            match Session::open(target).await {
-                Ok(session) => {
-                    failures = 0;
-                    backoff = self.backoff();
-                    if self.keep(Arc::new(session)).await == Ended::Lost {
-                        next += 1;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(endpoint = %target.name, %error, "cannot open a session");
-                    next += 1;
-                    failures += 1;
-                    let round = failures % self.targets.len() == 0;
-                    let retry_after = error.retry_after().filter(|_| round);
-                    self.publish.send_modify(|state| {
-                        state.failed_rounds += u64::from(round);
-                        state.last_error = Some(error);
-                    });
-                    if round {
+        let (mut near, mut far) = (self.slot, self.slot);
+        let mut backoff = self.backoff(FIRST_DELAY, MAX_DELAY);
+        let mut next = None;
+        loop {
+            let opened = match next.take() {
+                Some(opened) => opened,
+                None => match self.open_any(near, far).await {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        let retry_after = error.retry_after();
+                        self.failed(error, true);
                         sleep(backoff.next(retry_after)).await;
+                        continue;
                     }
-                }
+                },
+            };
+            backoff = self.backoff(FIRST_DELAY, MAX_DELAY);
+            let (is_far, index) = (opened.is_far, opened.index);
+            let ended = self.keep(opened, near).await;
+            let place = if is_far { &mut far } else { &mut near };
+            *place = index + usize::from(matches!(ended, Ended::Lost));
+            if let Ended::Nearer(opened) = ended {
+                next = Some(opened);
             }
         }
     }
 
-    /// Offers the session to new transactions until it breaks or is old. Transactions that use an old
-    /// one keep it until they end.
-    async fn keep(&self, session: Arc<Session>) -> Ended {
+    /// Tries every endpoint once, the near ones first, each group from the given place on.
+    async fn open_any(&self, near: usize, far: usize) -> Result<Opened, KvError> {
+        match self.open_of(false, near).await {
+            Err(error) if self.targets.far.is_empty() => Err(error),
+            Err(_) => self.open_of(true, far).await,
+            opened => opened,
+        }
+    }
+
+    /// Tries each of one group once.
+    async fn open_of(&self, is_far: bool, first: usize) -> Result<Opened, KvError> {
+        let group = if is_far {
+            &self.targets.far
+        } else {
+            &self.targets.near
+        };
+        let mut last = KvError::unavailable("there is no endpoint");
+        for place in 0..group.len() {
+            let index = (first + place) % group.len();
+            let Some(target) = group.get(index) else { continue };
+            match Session::open(target).await {
+                Ok(session) => {
+                    return Ok(Opened {
+                        is_far,
+                        index,
+                        session,
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint = %target.name, %error, "cannot open a session");
+                    last = error.clone();
+                    self.failed(error, false);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Notes why there is no session, unless there is one.
+    fn failed(&self, error: KvError, is_round: bool) {
+        self.publish.send_modify(|state| {
+            state.failed_rounds += u64::from(is_round);
+            state.last_error = Some(error);
+        });
+    }
+
+    /// Offers the session to new transactions until it breaks, is old, or a nearer one is open. Transactions that use
+    /// one that is not offered any more keep it until they end.
+    async fn keep(&self, opened: Opened, near: usize) -> Ended {
+        let session = Arc::new(opened.session);
         self.publish.send_modify(|state| {
             state.failed_rounds = 0;
             state.last_error = None;
@@ -177,9 +247,10 @@ impl Keeper {
         let ended = tokio::select! {
             biased;
             () = session.lost() => Ended::Lost,
+            nearer = self.nearer(near), if opened.is_far => Ended::Nearer(nearer),
             () = sleep(self.lifetime.mul_f64(jitter)) => Ended::Old,
         };
-        if ended == Ended::Lost {
+        if matches!(ended, Ended::Lost) {
             self.publish.send_modify(|state| {
                 if let Some(slot) = state.sessions.get_mut(self.slot) {
                     *slot = None;
@@ -189,13 +260,25 @@ impl Keeper {
         ended
     }
 
-    fn backoff(&self) -> Backoff {
-        Backoff::new(self.random.clone(), FIRST_DELAY, MAX_DELAY)
+    /// Returns when a near endpoint answers again.
+    async fn nearer(&self, near: usize) -> Opened {
+        let mut backoff = self.backoff(FIRST_RETURN, MAX_RETURN);
+        loop {
+            sleep(backoff.next(Some(FIRST_RETURN))).await;
+            if let Ok(opened) = self.open_of(false, near).await {
+                return opened;
+            }
+        }
+    }
+
+    fn backoff(&self, first: Duration, max: Duration) -> Backoff {
+        Backoff::new(self.random.clone(), first, max)
     }
 }
 
-#[derive(PartialEq, Eq)]
 enum Ended {
     Lost,
     Old,
+    /// A near endpoint took the place of a far one.
+    Nearer(Opened),
 }

@@ -14,91 +14,71 @@
 //! # }
 //! ```
 //!
+//! With [`Options::regions`] it has several regions: nodes of different ones talk over real HTTP/2 through pipes that delay
+//! ([`Delay`]) and can be cut ([`Cluster::cut`]).
+//!
 //! Caveats: one process, so a crash of it stops everything (and loses nothing); all nodes share one clock.
 
+mod entrance;
+mod faults;
+mod hub;
+mod links;
+mod options;
+mod pipe;
 mod state;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use meridian_client::Client;
 use meridian_clock::SharedClock;
-use meridian_rpc::{Dialer, Identity, Listener, LocalNodes, Network, ServiceFailure};
+use meridian_rpc::{Listener, ServiceFailure};
 use meridian_types::{ClusterId, NodeName};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use crate::config::{AgreedSettings, ClockSource, File, Role};
+pub use faults::Place;
+pub use links::{Between, DEFAULT_DELAY, Delay, Link};
+pub use options::Options;
+
+use crate::config::{ClockSource, File, NodeSection, RegionKind, Role};
 use crate::error::Error;
 use crate::lock::DirectoryLock;
 use crate::node::{self, Node, NodeStart};
 use crate::{init, serve};
+use hub::Hub;
+use links::Links;
 
-/// The region that all nodes are in.
-const REGION: &str = "local";
-/// Where the router is found.
-const ROUTER: &str = "router-1";
 /// All nodes read the same clock, so between them it is as good as exact.
 const CLOCK: ClockSource = ClockSource::Fixed { bound_us: 1 };
-
-/// How to start an embedded cluster.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where everything is kept. Created at the first start.
-    pub data_dir: PathBuf,
-    /// Also serve the router (Kv, Admin, health, reflection) here. Port 0 chooses one: see [`Cluster::address`].
-    pub listen: Option<SocketAddr>,
-    /// All randomness derives from it; drawn from the operating system when `None`.
-    pub seed: Option<u64>,
-    /// The protocol's bounds.
-    pub settings: AgreedSettings,
-    /// How long the services may take to become ready.
-    pub start_timeout: Duration,
-}
-
-impl Options {
-    /// A cluster under this directory, for this process only.
-    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            listen: None,
-            seed: None,
-            settings: AgreedSettings::default(),
-            start_timeout: Duration::from_secs(60),
-        }
-    }
-
-    /// The same, served to others on this address.
-    #[must_use]
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = Some(address);
-        self
-    }
-}
 
 /// A running embedded cluster. Dropping it stops everything at once, as a crash would: nothing
 /// acknowledged is lost. [`Self::shutdown`] stops it cleanly, and the next start is quicker for it.
 pub struct Cluster {
-    file: File,
-    cluster: ClusterId,
-    clock: SharedClock,
-    local: LocalNodes,
-    nodes: Mutex<BTreeMap<String, Arc<Node>>>,
-    seeds: Mutex<StdRng>,
-    listening: Option<Listening>,
-    start_timeout: Duration,
+    inner: Arc<Inner>,
+    listening: Vec<Listening>,
     _lock: DirectoryLock,
 }
 
+struct Inner {
+    file: File,
+    cluster: ClusterId,
+    clock: SharedClock,
+    hub: Hub,
+    nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    seeds: Mutex<StdRng>,
+    start_timeout: Duration,
+}
+
+/// A region's router, served to other processes.
 struct Listening {
+    region: String,
     address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
@@ -108,53 +88,206 @@ impl Cluster {
     /// Starts the cluster, creating it first when the directory is new. Returns when it is ready.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another process has the directory; what went wrong with a file or an address.
+    /// [`Error::InUse`] when another process has the directory; what went wrong with a file or an address; regions or ranges
+    /// that are not those that the directory was created with.
     pub async fn start(options: Options) -> Result<Self, Error> {
         init::create_dir(&options.data_dir)?;
         let lock = DirectoryLock::acquire(&options.data_dir)?;
         let seed = options.seed.unwrap_or_else(rand::random);
         let mut seeds = StdRng::seed_from_u64(seed);
         let clock = serve::clock(CLOCK, &options.settings);
-        let (file, cluster) = state::open(&options, &clock, &mut seeds)?;
-        let socket = match options.listen {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        let mut started = Self {
+        let (mut file, cluster) = state::open(&options, &clock, &mut seeds)?;
+        let regions: Vec<String> = file.regions().into_iter().map(str::to_owned).collect();
+        let links = Links::new(&regions, &options.delays)?;
+        file.cluster.settings = options.settings_for(regions.len(), links.longest());
+        let of_nodes = file
+            .nodes
+            .iter()
+            .map(|node| (node.node_name(), node.region.clone()));
+        let hub = Hub::new(cluster, of_nodes.collect(), links);
+        let inner = Inner {
             file,
             cluster,
             clock,
-            local: LocalNodes::default(),
+            hub,
             nodes: Mutex::default(),
             seeds: Mutex::new(seeds),
-            listening: None,
             start_timeout: options.start_timeout,
+        };
+        let mut started = Self {
+            inner: Arc::new(inner),
+            listening: Vec::new(),
             _lock: lock,
         };
-        if let Err(error) = started.start_all(socket).await {
+        if let Err(error) = started.start_all(options.listen).await {
             started.shutdown().await;
             return Err(error);
         }
         Ok(started)
     }
 
-    async fn start_all(&mut self, socket: Option<(TcpListener, SocketAddr)>) -> Result<(), Error> {
-        let names: Vec<String> = self.file.nodes.iter().map(|node| node.name.clone()).collect();
+    async fn start_all(&mut self, listen: Option<SocketAddr>) -> Result<(), Error> {
+        // Before anything else: an address that is taken is the likeliest reason not to start.
+        let mut sockets = Vec::new();
+        if let Some(first) = listen {
+            for (region, number) in self.regions().into_iter().zip(0..) {
+                let port = if first.port() == 0 {
+                    0
+                } else {
+                    first.port().saturating_add(number)
+                };
+                sockets.push((region, bind(SocketAddr::new(first.ip(), port)).await?));
+            }
+        }
+        let names: Vec<String> = self
+            .inner
+            .file
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect();
         for name in &names {
-            self.start_node(name).await?;
+            self.inner.start_node(name).await?;
         }
-        for node in self.running() {
-            node::wait_ready(&node.health, self.start_timeout).await?;
+        for node in self.inner.running() {
+            node::wait_ready(&node.health, self.inner.start_timeout).await?;
         }
-        if let (Some((socket, address)), Some(router)) = (socket, self.node(ROUTER)) {
+        for (region, (socket, address)) in sockets {
+            let Some(router) = self.inner.routers(&region).into_iter().next() else {
+                continue;
+            };
+            let router = self.inner.hub.client_network(&region).transport(&router);
+            let routes = entrance::routes(router, Arc::downgrade(&self.inner));
             let stop = CancellationToken::new();
-            let served = meridian_rpc::serve(Listener::Tcp(socket), router.routes.clone(), stop.clone());
-            let task = tokio::spawn(served);
-            self.listening = Some(Listening { address, stop, task });
+            let served = meridian_rpc::serve(Listener::Tcp(socket), routes, stop.clone());
+            self.listening.push(Listening {
+                region,
+                address,
+                stop,
+                task: tokio::spawn(served),
+            });
         }
         Ok(())
     }
 
+    /// A client in the first region, in this process. It connects when it is first used.
+    pub fn client(&self) -> Result<Client, meridian_client::Error> {
+        let first = self.regions().into_iter().next().unwrap_or_default();
+        self.client_in(&first)
+    }
+
+    /// A client in that region, in this process: it uses the region's router, and while that does not answer those of the others,
+    /// each as far away as its region. It connects when it is first used.
+    ///
+    /// # Errors
+    /// No such region, or one that nobody can read or write in.
+    pub fn client_in(&self, region: &str) -> Result<Client, meridian_client::Error> {
+        let network = self.inner.hub.client_network(region);
+        let target =
+            |router: &NodeName| entrance::routes(network.transport(router), Arc::downgrade(&self.inner));
+        let mut builder = Client::builder();
+        for router in self.inner.routers(region) {
+            builder = builder.transport(router.0.clone(), target(&router));
+        }
+        for other in self.regions().iter().filter(|other| *other != region) {
+            for router in self.inner.routers(other) {
+                builder = builder.far_transport(router.0.clone(), target(&router));
+            }
+        }
+        builder.connect_lazy()
+    }
+
+    /// The regions in which clients can be: the active ones.
+    pub fn regions(&self) -> Vec<String> {
+        let file = &self.inner.file;
+        let active = |region: &&str| file.region_kind(region) == RegionKind::Active;
+        file.regions()
+            .into_iter()
+            .filter(active)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Where the first region's router is served to other processes.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listening.first().map(|listening| listening.address)
+    }
+
+    /// Where each region's router is served to other processes.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let each = self.listening.iter();
+        each.map(|listening| (listening.region.clone(), listening.address))
+            .collect()
+    }
+
+    /// The links between the regions, from one to the other.
+    pub fn links(&self) -> BTreeMap<(String, String), Link> {
+        self.inner.hub.links.all()
+    }
+
+    /// The cluster's id.
+    pub fn id(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    /// The names of all nodes, running or not.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.inner.file.nodes.iter().map(NodeSection::node_name).collect()
+    }
+
+    /// Takes a node away: it cannot be called any more, and is told to stop. Returns when it has stopped. For
+    /// tests; a node that is not running is left alone.
+    ///
+    /// Not a crash: what the node does while it stops (an adjudicator hands its range over) still happens. For one that is
+    /// as close to a crash as one process can come, see [`Self::crash`].
+    pub async fn kill(&self, name: &str) {
+        if let Some(node) = self.inner.take(name) {
+            node.abandon();
+            node.stop().await;
+            self.inner.hub.cut_power(&name.into());
+        }
+    }
+
+    /// Starts a node again that was killed.
+    ///
+    /// # Errors
+    /// No node has that name, it runs already, or it does not start.
+    pub async fn restart(&self, name: &str) -> Result<(), Error> {
+        if self.inner.node(name).is_some() {
+            return Err(Error::Usage(format!("{name} is running")));
+        }
+        self.inner.start_node(name).await
+    }
+
+    /// Returns when a service could not go on, with the reason. The others go on without it.
+    pub async fn failed(&self) -> Arc<ServiceFailure> {
+        let nodes = self.inner.running();
+        let mut failures: FuturesUnordered<_> = nodes.iter().map(|node| node.failed()).collect();
+        match failures.next().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops everything cleanly, clients' side first.
+    pub async fn shutdown(mut self) {
+        let listening = std::mem::take(&mut self.listening);
+        // Over links that are cut nobody could say good-bye.
+        self.inner.hub.links.set(|_| true, false);
+        let nodes = self.inner.running();
+        for role in Role::ALL.into_iter().rev() {
+            let stops: FuturesUnordered<_> = nodes.iter().map(|node| node.stop_role(role)).collect();
+            stops.collect::<()>().await;
+        }
+        for listening in listening {
+            listening.stop.cancel();
+            // Connections that did not end in time are dropped.
+            let _ = listening.task.await;
+        }
+    }
+}
+
+impl Inner {
     async fn start_node(&self, name: &str) -> Result<(), Error> {
         let section = self.file.node(name)?;
         let seed = self
@@ -168,11 +301,11 @@ impl Cluster {
             cluster: self.cluster,
             roles: &section.roles,
             clock: self.clock.clone(),
-            network: self.network(name),
+            network: self.hub.node_network(&section.node_name()),
             seed,
         })
         .await?;
-        self.local.register(section.node_name(), node.routes.clone());
+        self.hub.register(&section.node_name(), node.routes.clone());
         self.nodes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -180,83 +313,26 @@ impl Cluster {
         Ok(())
     }
 
-    /// A client of the cluster, in this process. It connects when it is first used.
-    pub fn client(&self) -> Result<Client, meridian_client::Error> {
-        Client::builder()
-            .transport(ROUTER, self.network("client").transport(&ROUTER.into()))
-            .connect_lazy()
-    }
-
-    /// Where the router is served to other processes.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.listening.as_ref().map(|listening| listening.address)
-    }
-
-    /// The cluster's id.
-    pub fn id(&self) -> ClusterId {
-        self.cluster
-    }
-
-    /// The names of all nodes, running or not.
-    pub fn nodes(&self) -> Vec<NodeName> {
-        self.file
-            .nodes
-            .iter()
-            .map(crate::config::NodeSection::node_name)
+    /// The routers of a region, running or not.
+    fn routers(&self, region: &str) -> Vec<NodeName> {
+        let nodes = self.file.nodes.iter();
+        nodes
+            .filter(|node| node.region == region && node.has(Role::Router))
+            .map(NodeSection::node_name)
             .collect()
     }
 
-    /// Takes a node away: it cannot be called any more, and is told to stop. Returns when it has stopped. For
-    /// tests; a node that is not running is left alone.
-    ///
-    /// Not a crash: what the node does while it stops (an adjudicator hands its range over) still happens.
-    pub async fn kill(&self, name: &str) {
+    /// Makes a node unreachable, and hands it out if it was running.
+    fn take(&self, name: &str) -> Option<Arc<Node>> {
         let removed = self
             .nodes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
-        if let Some(node) = removed {
-            self.local.remove(&name.into());
-            node.abandon();
-            node.stop().await;
+        if removed.is_some() {
+            self.hub.remove(&name.into());
         }
-    }
-
-    /// Starts a node again that was killed.
-    ///
-    /// # Errors
-    /// No node has that name, it runs already, or it does not start.
-    pub async fn restart(&self, name: &str) -> Result<(), Error> {
-        if self.node(name).is_some() {
-            return Err(Error::Usage(format!("{name} is running")));
-        }
-        self.start_node(name).await
-    }
-
-    /// Returns when a service could not go on, with the reason. The others go on without it.
-    pub async fn failed(&self) -> Arc<ServiceFailure> {
-        let nodes = self.running();
-        let mut failures: FuturesUnordered<_> = nodes.iter().map(|node| node.failed()).collect();
-        match failures.next().await {
-            Some(failure) => failure,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Stops everything cleanly, clients' side first.
-    pub async fn shutdown(mut self) {
-        let listening = self.listening.take();
-        let nodes = self.running();
-        for role in Role::ALL.into_iter().rev() {
-            let stops: FuturesUnordered<_> = nodes.iter().map(|node| node.stop_role(role)).collect();
-            stops.collect::<()>().await;
-        }
-        if let Some(listening) = listening {
-            listening.stop.cancel();
-            // Connections that did not end in time are dropped.
-            let _ = listening.task.await;
-        }
+        removed
     }
 
     fn node(&self, name: &str) -> Option<Arc<Node>> {
@@ -275,24 +351,17 @@ impl Cluster {
             .cloned()
             .collect()
     }
-
-    fn network(&self, name: &str) -> Network {
-        let identity = Identity {
-            cluster: self.cluster,
-            node: name.into(),
-        };
-        Network::new(&identity, self.local.clone(), Arc::new(NobodyElse))
-    }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(listening) = &self.listening {
+        for listening in &self.listening {
             listening.stop.cancel();
         }
         // The services can call each other through these, so without this they would keep each other alive.
         for name in self.nodes() {
-            self.local.remove(&name);
+            self.inner.hub.remove(&name);
+            self.inner.hub.cut_power(&name);
         }
     }
 }
@@ -305,13 +374,4 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let socket = TcpListener::bind(address).await.map_err(listen_error)?;
     let address = socket.local_addr().map_err(listen_error)?;
     Ok((socket, address))
-}
-
-/// There are no nodes outside of this process.
-struct NobodyElse;
-
-impl Dialer for NobodyElse {
-    fn dial(&self, _: &NodeName) -> Option<Channel> {
-        None
-    }
 }

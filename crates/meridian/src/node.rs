@@ -79,7 +79,7 @@ impl Node {
             start.network.clone(),
             start.seed,
         );
-        let (map, map_receiver) = watch::channel(services::range_map(start.file));
+        let (map, map_receiver) = watch::channel(Arc::new(start.file.range_map()));
         let following = CancellationToken::new();
         let stops_following = following.clone().drop_guard();
         let common = Common {

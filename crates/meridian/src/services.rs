@@ -9,7 +9,7 @@ use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{File, Role};
+use crate::config::Role;
 use crate::error::Error;
 use crate::init;
 use crate::node::NodeStart;
@@ -119,11 +119,6 @@ async fn router(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) ->
         roles: node.roles.iter().map(|role| role.name().to_owned()).collect(),
     });
     Ok(meridian_router::start(config, env, queries, nodes.collect(), shutdown).await?)
-}
-
-/// The range map of a cluster with one range: any adjudicator may own it, the first by name preferably.
-pub(crate) fn range_map(file: &File) -> Arc<RangeMap> {
-    Arc::new(RangeMap::single(file.with_role(Role::Adjudicator)))
 }
 
 /// The nodes with the role, those of the own region first.

@@ -24,6 +24,30 @@ impl Key {
         Self(next.into())
     }
 
+    /// A key as it is shown, read back: text is taken as it is, but for `\xNN` (one byte), `\n`, `\r`, `\t`, `\\`, `\'`
+    /// and `\"`. `None` when an escape is none of these.
+    pub fn from_escaped(text: &str) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            bytes.push(match byte {
+                b'\\' => match rest.next()? {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'x' => {
+                        let mut digit = || char::from(rest.next()?).to_digit(16);
+                        u8::try_from(digit()? * 16 + digit()?).ok()?
+                    }
+                    quoted @ (b'\\' | b'\'' | b'"') => quoted,
+                    _ => return None,
+                },
+                plain => plain,
+            });
+        }
+        Some(bytes.into())
+    }
+
     /// The smallest key that is greater than every key with this prefix; `None` when there is none
     /// (the prefix is empty or all 0xff).
     pub fn prefix_end(&self) -> Option<Self> {
@@ -182,4 +206,20 @@ pub struct Write {
     pub key: Key,
     /// The new value; `None` deletes the key.
     pub value: Option<Bytes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_read_back() {
+        let every: Vec<u8> = (0..=255).collect();
+        let key = Key::from(every);
+        assert_eq!(Key::from_escaped(&key.to_string()), Some(key));
+        assert_eq!(Key::from_escaped("schön"), Some("schön".into()));
+        for malformed in ["\\", "a\\", "\\x4", "\\xg0", "\\q"] {
+            assert_eq!(Key::from_escaped(malformed), None, "{malformed}");
+        }
+    }
 }

@@ -84,7 +84,7 @@ impl RangeMap {
     }
 }
 
-/// The order in which adjudicators, each given with its region, are to own the n-th range (counted from 0): those of the preferred
+/// The order in which adjudicators, each given with its region, are to own a range, the `index`th of those with the same preference: those of the preferred
 /// region first, then the others. Where the order is free, each range begins at another one, so that not all lean on the same.
 pub fn candidates(
     index: usize,

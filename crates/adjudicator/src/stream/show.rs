@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 
 use meridian_rpc::v1::OwnedRangeStatus;
+use meridian_types::RangeMapEntry;
 
 use super::owner::{Owner, Phase};
 use super::task::{Role, Task};
@@ -21,11 +22,23 @@ impl Task {
     fn not_owner(&self, role: &str) -> OwnedRangeStatus {
         let (range, _) = self.ctx.range(self.stream);
         OwnedRangeStatus {
-            range: range.map_or(0, |range| range.id.0),
             stream: self.stream.0,
             role: role.to_owned(),
-            ..OwnedRangeStatus::default()
+            ..range.as_ref().map(described).unwrap_or_default()
         }
+    }
+}
+
+/// What the range map says of the range.
+fn described(range: &RangeMapEntry) -> OwnedRangeStatus {
+    let end = range.keys.end.clone().unwrap_or_default();
+    OwnedRangeStatus {
+        range: range.id.0,
+        stream: range.stream.0,
+        start: range.keys.start.0.clone(),
+        end: end.0,
+        candidates: range.candidates.iter().map(ToString::to_string).collect(),
+        ..OwnedRangeStatus::default()
     }
 }
 
@@ -38,7 +51,6 @@ impl Owner {
         let replicas = self.ctx.journals.iter().zip(self.replication.acked());
         let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         OwnedRangeStatus {
-            range: self.range.id.0,
             stream: self.stream.0,
             epoch: self.replication.epoch().0,
             role: role.to_owned(),
@@ -50,6 +62,7 @@ impl Owner {
             committed_lsn: self.replication.committed().0,
             closed: self.last_closure.as_ref().map_or(0, |closure| closure.closed),
             replicas: replicas.map(|(node, lsn)| (node.0.clone(), lsn.0)).collect(),
+            ..described(&self.range)
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) fn sample() -> ClusterStatusResponse {
             committed_lsn: 118,
             closed: LEASE_END - 2,
             replicas: HashMap::from([("n1".to_owned(), 120), ("n2".to_owned(), 115)]),
+            candidates: vec!["n1".to_owned(), "n2".to_owned()],
+            ..OwnedRangeStatus::default()
         });
     });
     let storage = service("storage", |service| {

@@ -139,3 +139,39 @@ async fn a_scan_that_is_cut_off_fails_and_does_not_end_early() {
     assert!(error.is_retryable(), "{error}");
     assert!(rows < 10);
 }
+
+#[tokio::test]
+async fn a_far_endpoint_is_used_only_while_no_near_one_answers() {
+    // Two clusters, so that it is seen who was asked.
+    let (near, far) = (FakeCluster::new(), FakeCluster::new());
+    let near_address = near.listen().await;
+    let client = Client::builder()
+        .endpoint(near_address.to_string())
+        .far_endpoint(far.listen().await.to_string())
+        .sessions(2)
+        .connect()
+        .await
+        .unwrap();
+    increment(&client, "n").await.unwrap();
+    assert_eq!((near.counters().commits, far.counters().sessions), (1, 0));
+
+    near.set_down(Some(KvError::unavailable("the region is gone")));
+    near.kill_sessions();
+    for expected in 1..=3 {
+        assert_eq!(increment(&client, "n").await.unwrap(), expected);
+    }
+    let open = client.begin(TxnOptions::default()).await.unwrap();
+    open.put("k", "v").await.unwrap();
+
+    near.set_down(None);
+    let back = async {
+        while near.counters().commits == 1 {
+            increment(&client, "n").await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
+    // What had begun over there ends there.
+    open.commit().await.unwrap();
+    assert_eq!(far.client().get("k").await.unwrap().unwrap(), "v");
+    assert_eq!(near.client().get("k").await.unwrap(), None);
+}

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration as a whole, where, and what to do about it.
 
 mod bounds;
+mod regions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +48,19 @@ pub fn check(file: &File, text: &str) -> Vec<Problem> {
     checker.directories();
     checker.disk_ids();
     checker.enough_of_each();
+    regions::check(&mut checker);
     bounds::check(&mut checker);
+    checker.problems
+}
+
+/// What is wrong with regions and ranges alone, of a configuration that was never a file.
+pub(crate) fn check_regions(file: &File) -> Vec<Problem> {
+    let mut checker = Checker {
+        file,
+        lines: Lines::new(""),
+        problems: Vec::new(),
+    };
+    regions::check(&mut checker);
     checker.problems
 }
 
@@ -70,6 +83,16 @@ impl Checker<'_> {
             is_error,
             line,
             field,
+            what: what.into(),
+        });
+    }
+
+    /// About the n-th of the regions or ranges.
+    fn listed_problem(&mut self, list: &str, index: usize, field: &str, what: impl Into<String>) {
+        self.problems.push(Problem {
+            is_error: true,
+            line: self.lines.listed(list, index, field),
+            field: format!("cluster.{list} {}, {field}", index + 1),
             what: what.into(),
         });
     }

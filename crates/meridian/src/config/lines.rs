@@ -22,6 +22,15 @@ impl<'a> Lines<'a> {
         self.line(self.document.as_ref()?.get("cluster")?, path)
     }
 
+    /// The line of a field of the n-th `[[cluster.<list>]]`, or of the section. Counts from 1.
+    pub(super) fn listed(&self, list: &str, index: usize, field: &str) -> Option<usize> {
+        let lists = self.document.as_ref()?.get("cluster")?.get(list)?;
+        let table = lists.as_array_of_tables()?.get(index)?;
+        let section = table.span().map(|span| self.line_at(span.start));
+        let field = table.get(field).and_then(Item::span);
+        field.map(|span| self.line_at(span.start)).or(section)
+    }
+
     /// The line of a field of the n-th `[[node]]`, or of the section. Counts from 1.
     pub(super) fn node(&self, index: usize, path: &[&str]) -> Option<usize> {
         let node = self

@@ -7,6 +7,7 @@
 
 pub mod check;
 mod lines;
+mod regions;
 mod settings;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use meridian_types::{ClusterId, DiskId, NodeName};
 use serde::{Deserialize, Deserializer};
 
+pub use regions::{RangeSection, RegionKind, RegionSection};
 pub use settings::{AgreedSettings, ClockSource, Lead, ServiceSettings};
 
 use crate::error::Error;
@@ -101,6 +103,12 @@ pub struct ClusterSection {
     /// The cluster's id, written by `meridian init`. A node refuses peers of another cluster.
     #[serde(default, deserialize_with = "cluster_id")]
     pub id: Option<ClusterId>,
+    /// The regions. Without any, every region that a node names is an active one.
+    #[serde(default, rename = "region")]
+    pub regions: Vec<RegionSection>,
+    /// The key ranges that the cluster begins with. Without any: one, that may be owned anywhere.
+    #[serde(default, rename = "range")]
+    pub ranges: Vec<RangeSection>,
     /// Bounds of the protocol.
     #[serde(default)]
     pub settings: AgreedSettings,

@@ -13,14 +13,19 @@ use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{CLOCK, Options, REGION};
-use crate::config::{ClusterSection, File, NodeSection, Role, ServiceSettings};
+use super::{CLOCK, Options};
+use crate::config::check::check_regions;
+use crate::config::{
+    ClusterSection, File, NodeSection, RangeSection, RegionKind, RegionSection, Role, ServiceSettings,
+};
 use crate::error::Error;
 use crate::init;
 
 const STATE_FILE: &str = "CLUSTER";
 const FORMAT: u32 = 1;
-/// The nodes: role and how many of it.
+/// The region of all nodes, where there are no several ones.
+const REGION: &str = "local";
+/// The nodes of a cluster in one region: role and how many of it.
 const LAYOUT: [(Role, usize); 5] = [
     (Role::Journal, 3),
     (Role::Adjudicator, 2),
@@ -28,6 +33,17 @@ const LAYOUT: [(Role, usize); 5] = [
     (Role::Query, 1),
     (Role::Router, 1),
 ];
+/// The nodes of one active region of several. The second adjudicator: so that a range need not leave its region when it
+/// loses its owner.
+const REGION_LAYOUT: [(Role, usize); 5] = [
+    (Role::Journal, 1),
+    (Role::Adjudicator, 2),
+    (Role::Storage, 1),
+    (Role::Query, 1),
+    (Role::Router, 1),
+];
+/// The nodes of a witness.
+const WITNESS_LAYOUT: [(Role, usize); 1] = [(Role::Journal, 1)];
 /// Smaller segments than a server's: a cluster that somebody tries out should not take 200 MB of disk.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// A cluster in one process ends with its program: sessions that are still open then are given up soon.
@@ -41,6 +57,10 @@ struct State {
     cluster: Uuid,
     is_complete: bool,
     disks: BTreeMap<String, Uuid>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    regions: Vec<RegionSection>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<RangeSection>,
 }
 
 /// The configuration of the cluster in the directory, which is created when it is new.
@@ -51,9 +71,14 @@ pub(super) fn open(
 ) -> Result<(File, ClusterId), Error> {
     let path = options.data_dir.join(STATE_FILE);
     let mut state = match read(&path)? {
-        Some(state) => state,
+        Some(state) => {
+            fits(&options.regions, &state.regions, "regions", &path)?;
+            fits(&options.ranges, &state.ranges, "ranges", &path)?;
+            state
+        }
         None => {
-            let state = create(clock, random);
+            let state = create(options, clock, random);
+            check(&configuration(options, &state))?;
             write(&path, &state)?;
             state
         }
@@ -67,48 +92,102 @@ pub(super) fn open(
     Ok((file, ClusterId(state.cluster)))
 }
 
-fn create(clock: &SharedClock, random: &mut dyn RngCore) -> State {
+/// What a directory was created with stays.
+fn fits<T: PartialEq>(asked: &[T], kept: &[T], what: &str, path: &Path) -> Result<(), Error> {
+    if asked.is_empty() || asked == kept {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{}: the cluster was created with other {what}, which stay as they are: leave them out, or name another directory",
+        path.display()
+    )))
+}
+
+fn check(file: &File) -> Result<(), Error> {
+    let problems: Vec<String> = check_regions(file).iter().map(ToString::to_string).collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Usage(problems.join("\n")))
+    }
+}
+
+fn create(options: &Options, clock: &SharedClock, random: &mut dyn RngCore) -> State {
     let mut new_id = || {
         let mut bytes = [0; 10];
         random.fill_bytes(&mut bytes);
         uuid::Builder::from_unix_timestamp_millis(clock.now().latest.0 / 1_000_000, &bytes).into_uuid()
     };
+    let regions = options.regions.clone();
+    let journals = layout(&regions)
+        .into_iter()
+        .filter(|place| place.role == Role::Journal);
     State {
         format: FORMAT,
         cluster: new_id(),
         is_complete: false,
-        disks: names(Role::Journal).map(|name| (name, new_id())).collect(),
+        disks: journals.map(|place| (place.name, new_id())).collect(),
+        regions,
+        ranges: options.ranges.clone(),
     }
 }
 
-fn names(role: Role) -> impl Iterator<Item = String> {
-    let count = LAYOUT
-        .iter()
-        .find(|(of, _)| *of == role)
-        .map_or(0, |(_, count)| *count);
-    (1..=count).map(move |number| format!("{role}-{number}"))
+/// One node to be.
+struct Placed {
+    role: Role,
+    region: String,
+    name: String,
+}
+
+/// All nodes, in the order in which they start. Those of one region are called `journal-1`, those of several `journal-a1`.
+fn layout(regions: &[RegionSection]) -> Vec<Placed> {
+    let place = |region: &str, infix: &str, counts: &[(Role, usize)]| -> Vec<Placed> {
+        let each = counts
+            .iter()
+            .flat_map(|&(role, count)| (1..=count).map(move |number| (role, number)));
+        each.map(|(role, number)| Placed {
+            role,
+            region: region.to_owned(),
+            name: format!("{role}-{infix}{number}"),
+        })
+        .collect()
+    };
+    let mut nodes = Vec::new();
+    for region in regions {
+        nodes.extend(match region.kind {
+            RegionKind::Active => place(&region.name, &region.name, &REGION_LAYOUT),
+            RegionKind::Witness => place(&region.name, &region.name, &WITNESS_LAYOUT),
+        });
+    }
+    if regions.is_empty() {
+        nodes = place(REGION, "", &LAYOUT);
+    }
+    nodes.sort_by_key(|node| node.role);
+    nodes
 }
 
 fn configuration(options: &Options, state: &State) -> File {
-    let node = |role: Role, name: String| NodeSection {
-        region: REGION.to_owned(),
+    let node = |place: Placed| NodeSection {
+        region: place.region,
         address: "in process".to_owned(),
-        roles: vec![role],
-        data_dir: role.keeps_files().then(|| options.data_dir.join(&name)),
-        disk_id: state.disks.get(&name).map(|id| DiskId(*id)),
+        roles: vec![place.role],
+        data_dir: place
+            .role
+            .keeps_files()
+            .then(|| options.data_dir.join(&place.name)),
+        disk_id: state.disks.get(&place.name).map(|id| DiskId(*id)),
         clock: CLOCK,
         settings: settings(),
-        name,
+        name: place.name,
     };
-    let nodes = Role::ALL
-        .into_iter()
-        .flat_map(|role| names(role).map(move |name| (role, name)));
     File {
         cluster: ClusterSection {
             id: Some(ClusterId(state.cluster)),
+            regions: state.regions.clone(),
+            ranges: state.ranges.clone(),
             settings: options.settings.clone(),
         },
-        nodes: nodes.map(|(role, name)| node(role, name)).collect(),
+        nodes: layout(&state.regions).into_iter().map(node).collect(),
     }
 }
 
@@ -168,12 +247,19 @@ fn read(path: &Path) -> Result<Option<State>, Error> {
 /// Without the file the directory must be new: data of a cluster whose identity is lost is not overwritten.
 fn refuse_headless(path: &Path) -> Result<Option<State>, Error> {
     let parent = path.parent().map(PathBuf::from).unwrap_or_default();
-    match names(Role::Journal).find(|name| parent.join(name).exists()) {
+    let holds_data = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(Role::Journal.name()) && entry.path().is_dir()
+    };
+    let found = std::fs::read_dir(&parent)
+        .ok()
+        .and_then(|entries| entries.flatten().find(holds_data));
+    match found {
         None => Ok(None),
-        Some(name) => Err(Error::Usage(format!(
+        Some(entry) => Err(Error::Usage(format!(
             "{} is missing, but {} holds data of a cluster: restore the file, or name another directory",
             path.display(),
-            parent.join(name).display()
+            entry.path().display()
         ))),
     }
 }

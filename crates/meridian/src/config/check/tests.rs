@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::RegionKind;
 
 const GOOD: &str = r#"
 [cluster]
@@ -179,4 +180,123 @@ fn a_node_tries_itself_then_its_region_then_the_others() {
     assert_eq!(order("j3"), "j3 j1 j2");
     assert_ne!(order("x"), order("y"), "two neighbours lean on different nodes");
     assert!(order("x").ends_with(" j3"));
+}
+
+/// Two active regions and a witness, with two ranges.
+const REGIONS: &str = r#"
+[cluster]
+
+[[cluster.region]]
+name = "a"
+
+[[cluster.region]]
+name = "b"
+
+[[cluster.region]]
+name = "w"
+kind = "witness"
+
+[[cluster.range]]
+start = 'm\xff'
+region = "b"
+
+[[cluster.range]]
+region = "a"
+
+[[node]]
+name = "a1"
+region = "a"
+address = "127.0.0.1:7001"
+roles = ["journal", "adjudicator", "storage", "query", "router"]
+data_dir = "a1"
+
+[[node]]
+name = "b1"
+region = "b"
+address = "127.0.0.1:7002"
+roles = ["journal", "adjudicator", "storage", "query", "router"]
+data_dir = "b1"
+
+[[node]]
+name = "w1"
+region = "w"
+address = "127.0.0.1:7003"
+roles = ["journal"]
+data_dir = "w1"
+"#;
+
+#[test]
+fn ranges_are_owned_where_they_are_preferred() {
+    assert_eq!(problems(REGIONS), Vec::<String>::new());
+    let file = File::parse(REGIONS).unwrap();
+    assert_eq!(file.regions(), ["a", "b", "w"]);
+    assert_eq!(file.region_kind("w"), RegionKind::Witness);
+    let map = file.range_map();
+    let of = |key: &[u8]| {
+        let range = map.lookup(&key.into()).unwrap();
+        let names: Vec<_> = range.candidates.iter().map(ToString::to_string).collect();
+        format!("{} {}: {}", range.id, range.stream, names.join(" "))
+    };
+    assert_eq!(of(b"m"), "r1 s1: a1 b1");
+    assert_eq!(of(b"m\xff"), "r2 s2: b1 a1");
+    let single = File::parse(GOOD).unwrap().range_map();
+    assert_eq!(single, meridian_types::RangeMap::single(vec!["j1".into()]));
+}
+
+#[test]
+fn regions_and_ranges_that_contradict_the_nodes_are_found() {
+    let second = "\n[[cluster.range]]\nregion = \"a\"\n";
+    for (from, to, line, expected) in [
+        ("name = \"b\"\n\n", "name = \"a\"\n\n", 8, "is there already"),
+        (
+            "region = \"b\"\naddress",
+            "region = \"c\"\naddress",
+            30,
+            "not among the regions (a, b, w)",
+        ),
+        (
+            "roles = [\"journal\"]",
+            "roles = [\"journal\", \"router\"]",
+            39,
+            "take the role router away",
+        ),
+        (
+            "kind = \"witness\"",
+            "",
+            10,
+            "no node in it has the role adjudicator, storage",
+        ),
+        (
+            "region = \"w\"",
+            "region = \"b\"",
+            39,
+            "has a journal node already",
+        ),
+        (r"'m\xff'", r"'m\xf'", 15, "malformed escape"),
+        (r"start = 'm\xff'", "", 18, "begins at \"\" already"),
+        (
+            "region = \"b\"\n\n",
+            "region = \"w\"\n\n",
+            16,
+            "no adjudicator is in region \"w\"",
+        ),
+        (second, "\n\n\n", 15, "no range holds the smallest keys"),
+    ] {
+        let text = REGIONS.replacen(from, to, 1);
+        assert_ne!(text, REGIONS, "{from}");
+        let found = problems(&text);
+        let fitting = found.iter().find(|problem| problem.contains(expected));
+        let fitting = fitting.unwrap_or_else(|| panic!("{expected}: {found:?}"));
+        assert!(fitting.starts_with(&format!("line {line}: error")), "{fitting}");
+    }
+}
+
+#[test]
+fn the_examples_are_fit_for_use() {
+    for text in [
+        include_str!("../../../../../deploy/local/cluster.toml"),
+        include_str!("../../../../../deploy/regions/cluster.toml"),
+    ] {
+        assert_eq!(problems(text), Vec::<String>::new());
+    }
 }

@@ -93,9 +93,14 @@ impl Prepared {
         }
     }
 
+    /// Whether its keys are grouped as the map has them.
+    fn follows(&self, map: &RangeMap) -> bool {
+        self.plan.map_version == map.version
+    }
+
     /// Groups its keys anew if the map has changed; the home stays (R1).
-    fn follow_map(&mut self, map: &RangeMap) -> KvResult<()> {
-        if self.plan.map_version != map.version {
+    fn follow(&mut self, map: &RangeMap) -> KvResult<()> {
+        if !self.follows(map) {
             self.plan = Plan::new(map, &self.written, &self.reads)?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
-use meridian_types::{Attempt, CommitToken, Epoch, Timestamp};
+use meridian_types::{Attempt, CommitToken, Timestamp};
 use tokio::time::Instant;
 
 use super::Prepared;
@@ -86,10 +86,15 @@ impl Processor {
             let owner = self
                 .find_owner(prepared.home, &mut backoff, times.last_try)
                 .await?;
-            if let Some(commit) = self.end_former(&token, owner.epoch, course, times).await? {
+            // Another epoch, or another set of ranges, is another attempt.
+            let map = self.owners.map();
+            let goes_on = |attempt: Attempt| attempt.home_epoch == owner.epoch && prepared.follows(&map);
+            if course.current.is_some_and(|attempt| !goes_on(attempt))
+                && let Some(commit) = self.end_current(&token, course, times).await?
+            {
                 return Ok(commit);
             }
-            prepared.follow_map(&self.owners.map())?;
+            prepared.follow(&map)?;
             let voters = self.find_voters(prepared, times).await?;
             // A request that left after its deadline could outlive every memory of what the client was told meanwhile.
             if Instant::now() >= times.deadline {
@@ -148,30 +153,23 @@ impl Processor {
         }
     }
 
-    /// Another epoch is another attempt, begun only after a definite end of the one before. The commit, if that is what
-    /// became of it.
-    async fn end_former(
+    /// Another attempt is begun only after a definite end of the one before. The commit, if that is what became of it.
+    async fn end_current(
         &self,
         token: &CommitToken,
-        epoch: Epoch,
         course: &mut Course,
         times: Times,
     ) -> KvResult<Option<Timestamp>> {
-        if course.current.is_none_or(|attempt| attempt.home_epoch == epoch) {
-            return Ok(None);
-        }
-        if let Some(former) = course.open() {
-            match self.resolve(token, former, times.deadline).await {
-                Verdict::Committed(commit) => return Ok(Some(commit)),
-                Verdict::NotDecided => {}
-                _ => {
-                    course.close();
-                    return Err(KvError::OutcomeUnknown { token: *token });
-                }
-            }
-        }
+        let ended = match course.open() {
+            Some(attempt) => self.resolve(token, attempt, times.deadline).await,
+            None => Verdict::NotDecided,
+        };
         course.close();
-        Ok(None)
+        match ended {
+            Verdict::Committed(commit) => Ok(Some(commit)),
+            Verdict::NotDecided => Ok(None),
+            _ => Err(KvError::OutcomeUnknown { token: *token }),
+        }
     }
 
     /// Has the owner give an attempt up before the client is told `error`, which promises that it never commits.

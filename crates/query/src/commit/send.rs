@@ -54,8 +54,9 @@ impl Processor {
         let verdict = loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => break self.answered(prepared, attempt, is_alone, answer, &mut no),
+                // First: a stream that broke since says less.
                 decided = &mut told => break self.decided(prepared, attempt, &decided, answer, times).await,
+                answer = &mut answer => break self.answered(prepared, attempt, is_alone, answer, &mut no),
                 refused = &mut votes, if no.is_none() => {
                     tracing::debug!(txn = %attempt.txn, error = %refused.error, "a range does not take part");
                     no = Some(refused);

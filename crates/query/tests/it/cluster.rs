@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::world::{FakeAdjudicator, FakeStorage, World, new_core};
+use crate::adjudicator::FakeAdjudicator;
+use crate::world::{FakeStorage, World, new_core};
 
 /// A query processor and everything around it.
 pub struct Cluster {
@@ -31,8 +32,11 @@ pub struct Cluster {
     /// What the journal node of the region tells.
     pub committed: CommittedWatch,
     client: Network,
-    _map: watch::Sender<Arc<RangeMap>>,
+    pub map: watch::Sender<Arc<RangeMap>>,
 }
+
+/// The adjudicators' nodes.
+pub const ADJUDICATORS: [&str; 3] = ["adj", "adj-2", "adj-3"];
 
 pub type Client = KvClient<Transport>;
 
@@ -50,6 +54,27 @@ impl Cluster {
     }
 
     pub async fn with_clock(config: Config, clock: SharedClock) -> Self {
+        Self::build(config, clock, RangeMap::single(vec!["adj".into()])).await
+    }
+
+    /// Ranges r1, r2, ... divided at these keys; the n-th is owned by `ADJUDICATORS[n - 1]`.
+    pub async fn with_ranges(splits: &[&str]) -> Self {
+        let candidates = |first: usize| {
+            let others = ADJUDICATORS
+                .iter()
+                .skip(first)
+                .chain(ADJUDICATORS.iter().take(first));
+            others.map(|name| NodeName::from(*name)).collect()
+        };
+        let map = RangeMap::divided(splits.iter().map(|key| (*key).into()), candidates);
+        let clock: SharedClock = Arc::new(SystemClock::new(
+            Duration::from_micros(100),
+            Duration::from_millis(250),
+        ));
+        Self::build(test_config(), clock, map).await
+    }
+
+    async fn build(config: Config, clock: SharedClock, map: RangeMap) -> Self {
         let world = World {
             core: Arc::new(Mutex::new(new_core())),
             clock: clock.clone(),
@@ -62,18 +87,24 @@ impl Cluster {
             };
             Network::new(&identity, local.clone(), Arc::new(TcpDialer::default()))
         };
-        let adjudicator =
-            AdjudicatorServer::new(FakeAdjudicator(world.clone())).max_decoding_message_size(16 << 20);
-        let mut routes = tonic::service::Routes::builder();
-        routes.add_service(adjudicator);
-        local.register("adj".into(), routes.routes());
+        for (name, entry) in ADJUDICATORS.into_iter().zip(&map.entries) {
+            world.core().owners.insert(entry.stream, name);
+        }
+        for name in ADJUDICATORS {
+            let world = world.clone();
+            let adjudicator =
+                AdjudicatorServer::new(FakeAdjudicator { world, name }).max_decoding_message_size(16 << 20);
+            let mut routes = tonic::service::Routes::builder();
+            routes.add_service(adjudicator);
+            local.register(name.into(), routes.routes());
+        }
         for name in ["st-1", "st-2"] {
             let world = world.clone();
             let mut routes = tonic::service::Routes::builder();
             routes.add_service(StorageServer::new(FakeStorage { world, name }));
             local.register(name.into(), routes.routes());
         }
-        let (map_sender, map) = watch::channel(Arc::new(RangeMap::single(vec!["adj".into()])));
+        let (map_sender, map) = watch::channel(Arc::new(map));
         let env = Env::new("qp".into(), "here".to_owned(), clock.clone(), network("qp"), 7);
         let owners = Owners::new(network("qp"), map);
         let storage: Vec<NodeName> = vec!["st-1".into(), "st-2".into()];
@@ -93,7 +124,7 @@ impl Cluster {
             shutdown,
             committed,
             client: network("client"),
-            _map: map_sender,
+            map: map_sender,
         }
     }
 

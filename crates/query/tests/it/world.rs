@@ -10,22 +10,18 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use meridian_clock::SharedClock;
 use meridian_protocol::adjudication::{
-    Adjudication, AdjudicationLimits, CommitRequest, Decision, Opening, OutcomeAnswer as Answer, Refusal,
+    Adjudication, AdjudicationLimits, CommitRequest, Decision, Opening, Refusal,
 };
 use meridian_rpc::KvError;
-use meridian_rpc::internal::adjudicator_server::Adjudicator;
-use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::storage_server::Storage;
 use meridian_rpc::internal::{
-    AttemptQuery, CloseThroughRequest, CloseThroughResponse, ClosedAnswer, Committed, DecideBatch,
-    DecideRequest, Decision as Reply, DecisionBatch, GetKeys, GotKeys, LocateRequest, LocateResponse,
-    OutcomeAnswer, OutcomeQuery, Refused, ScanKeys, ScannedPage, StorageRead, StorageReadBatch,
-    StorageReadReply, StorageReadReplyBatch, Unknown, WriteSet, decision, refused::Reason, storage_read,
-    storage_read_reply,
+    ClosedAnswer, Committed, DecideRequest, GetKeys, GotKeys, Refused, ScanKeys, ScannedPage, StorageRead,
+    StorageReadBatch, StorageReadReply, StorageReadReplyBatch, WriteSet, decision, refused::Reason,
+    storage_read, storage_read_reply,
 };
 use meridian_rpc::v1::predicate::Op;
 use meridian_rpc::v1::{self, GetResponse, Row};
-use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, Lsn, RangeId, StreamId, Timestamp};
+use meridian_types::{Attempt, Epoch, Key, KeyRange, Lsn, RangeId, StreamId, Timestamp};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +31,8 @@ use uuid::Uuid;
 /// What the adjudicator does with the next commit attempt.
 #[derive(Clone, Debug)]
 pub enum Script {
+    /// Decides it, tells so, and then does this.
+    Decided(Then),
     /// Decides it, and breaks the stream instead of answering.
     LoseReply,
     /// Breaks the stream without looking at it.
@@ -51,6 +49,41 @@ pub enum Script {
     Silent,
     /// Decides it after a while.
     Slow(Duration),
+}
+
+/// What happens to a record that was decided.
+#[derive(Clone, Copy, Debug)]
+pub enum Then {
+    /// Its owner never says that it is committed.
+    Silent,
+    /// The stream breaks.
+    Break,
+}
+
+/// What a range that is not the home does with the next prepare.
+#[derive(Clone, Copy, Debug)]
+pub enum VoteScript {
+    /// Votes no, and the home is told.
+    No(Reason),
+    /// Refuses it, and the home is told nothing.
+    Refuse(Reason),
+    /// Votes, and breaks the stream instead of answering.
+    LoseReply,
+    /// Breaks the stream without looking at it.
+    LoseRequest,
+    /// Refuses it: that node is the owner by now.
+    Moved(&'static str),
+    /// Answers, but the vote is lost.
+    LoseVote,
+    /// Nothing.
+    Silent,
+}
+
+/// What a range was asked to prepare.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    pub keys: Vec<Key>,
+    pub reads: Vec<KeyRange>,
 }
 
 /// What a storage node does with the next read.
@@ -72,6 +105,19 @@ pub struct Core {
     /// How many questions about outcomes are answered "ask again" first.
     pub pending: usize,
     pub barred_attempts: BTreeSet<Attempt>,
+    /// The owner of each stream.
+    pub owners: BTreeMap<StreamId, &'static str>,
+    pub vote_scripts: BTreeMap<StreamId, VecDeque<VoteScript>>,
+    /// What became of each prepare that a range has looked at: its part, or why not.
+    pub votes: BTreeMap<(Attempt, StreamId), Result<Prepared, Refused>>,
+    /// Every prepare received: the attempt, the range, and the node.
+    pub prepares: Vec<(Attempt, StreamId, &'static str)>,
+    /// How long a home waits for votes.
+    pub vote_timeout: Duration,
+    /// How long the way to a node takes, for questions about owners.
+    pub delays: BTreeMap<&'static str, Duration>,
+    /// Attempts that were asked about, each with how many attempts had been received by then.
+    pub asked: Vec<(Attempt, usize)>,
     /// Every attempt received, with its start.
     pub attempts: Vec<(Attempt, Timestamp)>,
     /// Records applied.
@@ -101,12 +147,6 @@ impl World {
 
     /// Commits something beside the query processor.
     pub fn put(&self, key: &str, value: &str) -> Timestamp {
-        let write_set = WriteSet {
-            writes: vec![meridian_rpc::internal::WriteRecord {
-                key: Bytes::copy_from_slice(key.as_bytes()),
-                value: Some(Bytes::copy_from_slice(value.as_bytes())),
-            }],
-        };
         let mut core = self.core();
         let attempt = Attempt {
             txn: meridian_types::TxnId(Uuid::from_u128(core.records as u128 + 1)),
@@ -114,14 +154,7 @@ impl World {
             home: HOME,
             home_epoch: core.epoch,
         };
-        let start = self.clock.now().latest;
-        let request = DecideRequest {
-            id: 0,
-            attempt: Some(attempt.into()),
-            start: start.0,
-            write_set: write_set.encode_to_vec().into(),
-            ..DecideRequest::default()
-        };
+        let request = request(attempt, self.clock.now().latest, &[key], value);
         match core.decide(&request, &self.clock) {
             decision::Result::Committed(committed) => Timestamp(committed.commit),
             other => panic!("{other:?}"),
@@ -129,8 +162,27 @@ impl World {
     }
 }
 
+/// A commit of these keys in one range.
+pub fn request(attempt: Attempt, start: Timestamp, keys: &[&str], value: &str) -> DecideRequest {
+    let writes = keys.iter().map(|key| meridian_rpc::internal::WriteRecord {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+    });
+    let write_set = WriteSet {
+        writes: writes.collect(),
+    };
+    DecideRequest {
+        id: 0,
+        attempt: Some(attempt.into()),
+        start: start.0,
+        write_set: write_set.encode_to_vec().into(),
+        ..DecideRequest::default()
+    }
+}
+
 impl Core {
-    fn decide(&mut self, request: &DecideRequest, clock: &SharedClock) -> decision::Result {
+    /// One decision loop for all ranges: it checks and writes what the parts of the transaction add up to.
+    pub fn decide(&mut self, request: &DecideRequest, clock: &SharedClock) -> decision::Result {
         let mut attempt = Attempt::try_from(request.attempt.as_ref().unwrap()).unwrap();
         if attempt.home_epoch != self.epoch {
             return self.refuse(Reason::WrongEpoch);
@@ -138,11 +190,17 @@ impl Core {
         if self.barred_attempts.contains(&attempt) {
             return self.refuse(Reason::WrongEpoch);
         }
-        // The stand-in changes epochs without a takeover; the decisions go on.
+        let parts = self.parts(attempt, request);
+        // The stand-in changes epochs without a takeover; the decisions go on. It is the home of all.
         attempt.home_epoch = self.adjudication.epoch();
+        attempt.home = HOME;
         let writes = WriteSet::decode(request.write_set.clone()).unwrap().writes;
         let written: Vec<Key> = writes.iter().map(|write| Key(write.key.clone())).collect();
-        let reads: Vec<KeyRange> = request.reads.iter().cloned().map(KeyRange::from).collect();
+        let mut reads: Vec<KeyRange> = request.reads.iter().cloned().map(KeyRange::from).collect();
+        for part in parts {
+            assert!(part.keys.iter().all(|key| written.contains(key)), "{part:?}");
+            reads.extend(part.reads);
+        }
         let commit_request = CommitRequest {
             attempt,
             start: Timestamp(request.start),
@@ -177,6 +235,16 @@ impl Core {
         }
     }
 
+    /// What the other ranges have prepared.
+    fn parts(&self, attempt: Attempt, request: &DecideRequest) -> Vec<Prepared> {
+        let streams = request
+            .participants
+            .iter()
+            .map(|participant| StreamId(participant.stream));
+        let vote = |stream| self.votes.get(&(attempt, stream))?.clone().ok();
+        streams.filter_map(vote).collect()
+    }
+
     fn committed(&self, commit: Timestamp, lsn: Lsn) -> decision::Result {
         decision::Result::Committed(Committed {
             commit: commit.0,
@@ -185,8 +253,12 @@ impl Core {
         })
     }
 
-    fn refuse(&self, reason: Reason) -> decision::Result {
-        decision::Result::Refused(Refused {
+    pub fn refuse(&self, reason: Reason) -> decision::Result {
+        decision::Result::Refused(self.refused(reason))
+    }
+
+    pub fn refused(&self, reason: Reason) -> Refused {
+        Refused {
             reason: reason.into(),
             key: Bytes::from_static(b"held"),
             with: 7,
@@ -194,7 +266,7 @@ impl Core {
             epoch: self.epoch.0,
             message: "as the script says".to_owned(),
             retry_delay_ms: 1,
-        })
+        }
     }
 
     pub fn read(&self, key: &[u8], at: Timestamp) -> GetResponse {
@@ -260,182 +332,7 @@ pub fn holds(predicate: &v1::Predicate, value: &[u8]) -> bool {
     }
 }
 
-pub struct FakeAdjudicator(pub World);
-
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
-
-impl FakeAdjudicator {
-    /// `None`: no answer. An error breaks the stream.
-    async fn decide_one(world: &World, request: &DecideRequest) -> Result<Option<decision::Result>, Status> {
-        let script = {
-            let mut core = world.core();
-            let attempt = Attempt::try_from(request.attempt.as_ref().unwrap()).unwrap();
-            core.attempts.push((attempt, Timestamp(request.start)));
-            core.scripts.pop_front()
-        };
-        if let Some(Script::Slow(pause)) = script {
-            tokio::time::sleep(pause).await;
-        }
-        let mut core = world.core();
-        match script {
-            None | Some(Script::Slow(_)) => Ok(Some(core.decide(request, &world.clock))),
-            Some(Script::LoseReply) => {
-                core.decide(request, &world.clock);
-                Err(Status::internal("broken by the script"))
-            }
-            Some(Script::LoseRequest) => Err(Status::internal("broken by the script")),
-            Some(Script::Refuse(reason)) => Ok(Some(core.refuse(reason))),
-            Some(Script::RefuseAndDecide(reason)) => {
-                core.decide(request, &world.clock);
-                Ok(Some(core.refuse(reason)))
-            }
-            Some(Script::NewEpoch) => {
-                core.epoch = core.epoch.next();
-                Ok(Some(core.refuse(Reason::WrongEpoch)))
-            }
-            Some(Script::Unknown) => {
-                core.decide(request, &world.clock);
-                Ok(Some(decision::Result::Unknown(Unknown {})))
-            }
-            Some(Script::Silent) => Ok(None),
-        }
-    }
-
-    fn take_pending(core: &mut Core) -> Option<Response<OutcomeAnswer>> {
-        core.pending = core.pending.checked_sub(1)?;
-        Some(Response::new(OutcomeAnswer {
-            outcome: Outcome::Pending.into(),
-            ..OutcomeAnswer::default()
-        }))
-    }
-}
-
-#[tonic::async_trait]
-impl Adjudicator for FakeAdjudicator {
-    type DecideStream = Stream<DecisionBatch>;
-
-    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
-        Ok(Response::new(LocateResponse {
-            stream: request.get_ref().stream,
-            owner: "adj".to_owned(),
-            epoch: self.0.core().epoch.0,
-        }))
-    }
-
-    async fn decide(
-        &self,
-        request: Request<Streaming<DecideBatch>>,
-    ) -> Result<Response<Self::DecideStream>, Status> {
-        let mut input = request.into_inner();
-        let (sender, replies) = mpsc::channel(64);
-        let world = self.0.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(batch)) = input.message().await {
-                for request in batch.requests {
-                    let (world, sender) = (world.clone(), sender.clone());
-                    tokio::spawn(async move {
-                        let result = Self::decide_one(&world, &request).await;
-                        let reply = match result {
-                            Ok(None) => return,
-                            Ok(result) => Ok(DecisionBatch {
-                                decisions: vec![Reply {
-                                    id: request.id,
-                                    result,
-                                }],
-                            }),
-                            Err(status) => Err(status),
-                        };
-                        let _ = sender.send(reply).await;
-                    });
-                }
-            }
-        });
-        // An error ends the stream, as a broken connection does.
-        let broken = futures::stream::unfold(
-            (ReceiverStream::new(replies), false),
-            |(mut stream, ended)| async move {
-                if ended {
-                    return None;
-                }
-                let next = stream.next().await?;
-                let ended = next.is_err();
-                Some((next, (stream, ended)))
-            },
-        );
-        Ok(Response::new(broken.boxed()))
-    }
-
-    async fn close_through(
-        &self,
-        _: Request<CloseThroughRequest>,
-    ) -> Result<Response<CloseThroughResponse>, Status> {
-        Err(Status::unimplemented("not asked by query processors"))
-    }
-
-    async fn outcome(&self, request: Request<OutcomeQuery>) -> Result<Response<OutcomeAnswer>, Status> {
-        let query = request.into_inner();
-        let mut core = self.0.core();
-        if let Some(pending) = Self::take_pending(&mut core) {
-            return Ok(pending);
-        }
-        let token = CommitToken {
-            txn: meridian_types::TxnId::from_slice(&query.txn).unwrap(),
-            start: Timestamp(query.start),
-            home: Some(StreamId(query.stream)),
-        };
-        let (outcome, commit) = match core.adjudication.outcome(&token, self.0.clock.now()) {
-            Answer::Committed { commit, .. } => (Outcome::Committed, commit.0),
-            Answer::Bar { .. } | Answer::Aborted { .. } => (Outcome::Aborted, 0),
-            Answer::Forgotten => (Outcome::Forgotten, 0),
-            Answer::Unavailable => (Outcome::Pending, 0),
-        };
-        Ok(Response::new(OutcomeAnswer {
-            outcome: outcome.into(),
-            commit,
-            ..OutcomeAnswer::default()
-        }))
-    }
-
-    async fn attempt_outcome(
-        &self,
-        request: Request<AttemptQuery>,
-    ) -> Result<Response<OutcomeAnswer>, Status> {
-        let attempt = Attempt::try_from(request.get_ref().attempt.as_ref().unwrap()).unwrap();
-        let mut core = self.0.core();
-        if let Some(pending) = Self::take_pending(&mut core) {
-            return Ok(pending);
-        }
-        let known = core.adjudication.outcomes().get(attempt.txn);
-        let answer = match known {
-            Some(meridian_protocol::outcomes::Outcome::Committed { commit, .. }) => OutcomeAnswer {
-                outcome: Outcome::Committed.into(),
-                commit: commit.0,
-                ..OutcomeAnswer::default()
-            },
-            _ => {
-                core.barred_attempts.insert(attempt);
-                OutcomeAnswer {
-                    outcome: Outcome::Aborted.into(),
-                    ..OutcomeAnswer::default()
-                }
-            }
-        };
-        Ok(Response::new(answer))
-    }
-    async fn exchange(
-        &self,
-        _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,
-    ) -> Result<Response<meridian_rpc::internal::ExchangeEnd>, Status> {
-        Err(Status::unimplemented("not asked by query processors"))
-    }
-
-    async fn raise_floor(
-        &self,
-        _: Request<meridian_rpc::internal::RaiseFloorRequest>,
-    ) -> Result<Response<meridian_rpc::internal::RaiseFloorResponse>, Status> {
-        Err(Status::unimplemented("not asked by query processors"))
-    }
-}
 
 pub struct FakeStorage {
     pub world: World,
@@ -537,6 +434,13 @@ pub fn new_core() -> Core {
         reads: BTreeMap::new(),
         pending: 0,
         barred_attempts: BTreeSet::new(),
+        owners: [(HOME, "adj")].into(),
+        vote_scripts: BTreeMap::new(),
+        votes: BTreeMap::new(),
+        prepares: Vec::new(),
+        vote_timeout: Duration::from_millis(300),
+        delays: BTreeMap::new(),
+        asked: Vec::new(),
         attempts: Vec::new(),
         records: 0,
         page_rows: 3,

@@ -9,6 +9,7 @@ const FILES: [&str; 6] = [
     "meridian/v1/faults.proto",
     "meridian/internal/v1/journal.proto",
     "meridian/internal/v1/adjudicator.proto",
+    "meridian/internal/v1/meta.proto",
     "meridian/internal/v1/storage.proto",
 ];
 

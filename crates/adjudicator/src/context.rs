@@ -1,11 +1,12 @@
 //! What all tasks of one adjudicator process share, and never changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_clock::Interval;
 use meridian_protocol::quorum::majority;
 use meridian_rpc::Env;
-use meridian_types::{NodeName, RangeMap, RangeMapEntry, StreamId};
+use meridian_types::{Key, KeyRange, NodeName, RangeId, RangeMap, RangeMapEntry, StreamId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +32,34 @@ impl Context {
         majority(self.journals.len())
     }
 
-    /// The range that the stream orders, and the version of the map that says so.
+    /// The range that the stream orders, and the version of the map that says so. Of a stream that orders no keys, but has an
+    /// owner (the meta stream, a retired one): a range without keys.
     pub(crate) fn range(&self, stream: StreamId) -> (Option<RangeMapEntry>, u64) {
         let map = self.map.borrow();
-        (map.by_stream(stream).cloned(), map.version)
+        let without_keys = |id: RangeId| RangeMapEntry {
+            id,
+            keys: KeyRange {
+                start: Key::default(),
+                end: Some(Key::default()),
+            },
+            stream,
+            candidates: map.candidates(stream).to_vec(),
+        };
+        let retired = || map.reshaping.retired.get(&stream);
+        let range = match stream {
+            StreamId::META => Some(without_keys(RangeId(0))),
+            _ => map
+                .by_stream(stream)
+                .cloned()
+                .or_else(|| retired().map(|retired| without_keys(retired.range))),
+        };
+        (range, map.version)
+    }
+
+    /// The streams that this process is a candidate for: all.
+    pub(crate) fn streams(&self) -> BTreeSet<StreamId> {
+        let mut streams = self.map.borrow().streams();
+        streams.insert(StreamId::META);
+        streams
     }
 }

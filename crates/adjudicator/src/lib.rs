@@ -15,6 +15,7 @@ mod context;
 pub mod error;
 mod journals;
 mod link;
+mod meta;
 mod records;
 mod registry;
 mod request;
@@ -94,7 +95,7 @@ pub async fn run(
         .map_err(|error| failure(error.to_string()))?
 }
 
-/// Runs the links and a task for each stream of the range map, until shutdown.
+/// Runs the links and a task for each stream of the range map and the one that holds it, until shutdown.
 async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), ServiceFailure> {
     // The links end last: the streams still hand their ranges over.
     let stop = CancellationToken::new();
@@ -106,13 +107,8 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
     let mut map = ctx.map.clone();
     let mut failed = None;
     while failed.is_none() {
-        let known: Vec<_> = map
-            .borrow_and_update()
-            .entries
-            .iter()
-            .map(|range| range.stream)
-            .collect();
-        for stream in known {
+        map.mark_unchanged();
+        for stream in ctx.streams() {
             if let Some(task) = stream::task(&ctx, &registry, stream) {
                 streams.spawn(task);
             }

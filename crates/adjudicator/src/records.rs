@@ -55,6 +55,14 @@ pub(crate) fn released(at: Position, floor: Timestamp) -> Entry {
     entry(at, Kind::Released, floor)
 }
 
+/// The encoded range map, from now on.
+pub(crate) fn map(at: Position, payload: Bytes) -> Entry {
+    Entry {
+        payload,
+        ..entry(at, Kind::Map, Timestamp::ZERO)
+    }
+}
+
 fn lease_record(owner: &NodeName, lease_end: Timestamp, map_version: u64) -> Bytes {
     let record = LeaseRecord {
         owner: owner.0.clone(),

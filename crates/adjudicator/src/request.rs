@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::meta::Change;
 use bytes::Bytes;
 use meridian_protocol::adjudication::Refusal;
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::internal::{
-    CloseThroughResponse, Committed, Decision, LocateResponse, OutcomeAnswer, Refused, Unknown, decision,
+    ChangeResponse, CloseThroughResponse, Committed, Decision, LocateResponse, OutcomeAnswer, Refused,
+    Unknown, decision,
 };
 use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, Timestamp};
 use tokio::sync::mpsc::OwnedPermit;
@@ -63,6 +65,8 @@ pub(crate) enum Control {
     CloseThrough(Timestamp, NodeName, oneshot::Sender<CloseThroughResponse>),
     Outcome(CommitToken, oneshot::Sender<OutcomeAnswer>),
     AttemptOutcome(Attempt, Timestamp, oneshot::Sender<OutcomeAnswer>),
+    /// Of the range map, at the meta stream.
+    Change(Change, oneshot::Sender<ChangeResponse>),
 }
 
 impl Control {
@@ -71,6 +75,7 @@ impl Control {
             Self::Locate(reply) => reply.is_closed(),
             Self::CloseThrough(_, _, reply) => reply.is_closed(),
             Self::Outcome(_, reply) | Self::AttemptOutcome(_, _, reply) => reply.is_closed(),
+            Self::Change(_, reply) => reply.is_closed(),
         }
     }
 
@@ -88,6 +93,11 @@ impl Control {
                 owner: name,
                 epoch,
                 not_owner: true,
+            })),
+            Self::Change(_, reply) => drop(reply.send(ChangeResponse {
+                owner: name,
+                not_owner: true,
+                ..ChangeResponse::default()
             })),
             Self::Outcome(_, reply) | Self::AttemptOutcome(_, _, reply) => drop(reply.send(OutcomeAnswer {
                 outcome: meridian_rpc::internal::outcome_answer::Outcome::NotOwner.into(),

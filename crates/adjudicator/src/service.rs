@@ -21,8 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status, Streaming};
 
+use meridian_rpc::internal::meta_server::MetaServer;
+
 use crate::connection;
 use crate::context::Context;
+use crate::meta::MetaService;
 use crate::registry::{Registry, StreamHandle};
 use crate::request::Control;
 
@@ -39,14 +42,14 @@ pub(crate) struct AdjudicatorService {
 }
 
 impl AdjudicatorService {
-    fn stream(&self, stream: u64) -> Result<StreamHandle, Status> {
+    pub(crate) fn stream(&self, stream: u64) -> Result<StreamHandle, Status> {
         self.registry
             .stream(StreamId(stream))
             .ok_or_else(|| KvError::invalid(format!("stream {stream} is not in the range map")).into())
     }
 
     /// Puts a question to a stream's task; `None` when it cannot be answered in time.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         stream: &StreamHandle,
         question: impl FnOnce(oneshot::Sender<T>) -> Control,
@@ -195,11 +198,14 @@ impl Service for AdjudicatorService {
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
         routes.add_service(server);
+        routes.add_service(MetaServer::new(MetaService(self.clone())));
     }
 
     fn status(&self) -> ServiceStatus {
         let handles = self.registry.streams();
-        let ranges: Vec<OwnedRangeStatus> = handles
+        // The meta stream holds no range: it is shown where it is owned, after the others.
+        let is_shown = |status: &OwnedRangeStatus| status.stream != StreamId::META.0 || status.role == OWNER;
+        let mut ranges: Vec<OwnedRangeStatus> = handles
             .iter()
             .map(|(_, handle)| {
                 handle
@@ -208,7 +214,9 @@ impl Service for AdjudicatorService {
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone()
             })
+            .filter(is_shown)
             .collect();
+        ranges.sort_by_key(|status| (status.stream == StreamId::META.0, status.stream));
         let queued: usize = handles
             .iter()
             .map(|(_, handle)| handle.decides.max_capacity() - handle.decides.capacity())

@@ -10,7 +10,9 @@
 
 mod catch_up;
 mod decide;
+mod hand_over;
 mod lead;
+mod map;
 mod owner;
 mod peers;
 mod questions;

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use meridian_clock::SharedClock;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{DESCRIPTORS, Env, Identity, Network, Service, ServiceFailure, Started, guard};
+use meridian_rpc::{DESCRIPTORS, Env, Identity, Network, Service, ServiceFailure, Started, guard, meta};
 use meridian_types::{ClusterId, RangeMap};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -82,6 +82,10 @@ impl Node {
         let (map, map_receiver) = watch::channel(Arc::new(start.file.range_map()));
         let following = CancellationToken::new();
         let stops_following = following.clone().drop_guard();
+        if start.roles.iter().any(|role| *role != Role::Journal) {
+            let journals = start.file.with_role(Role::Journal);
+            meta::follow(&env, &journals, &map, &following);
+        }
         let common = Common {
             owners: Owners::new(start.network.clone(), map_receiver.clone()),
             map: map_receiver,

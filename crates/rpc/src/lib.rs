@@ -12,6 +12,7 @@ pub mod error;
 pub mod guard;
 pub mod handle;
 pub mod listen;
+pub mod meta;
 pub mod network;
 pub mod owner;
 pub mod service;

@@ -56,10 +56,9 @@ impl Owners {
             return Ok(owner);
         }
         let map = self.map();
-        let range = map.by_stream(stream);
-        let candidates = range.map(|range| range.candidates.clone()).unwrap_or_default();
+        let candidates = map.candidates(stream);
         let mut last = "no adjudicator is configured for it".to_owned();
-        for candidate in &candidates {
+        for candidate in candidates {
             let mut client = AdjudicatorClient::new(self.network.transport(candidate));
             let call = client.locate(LocateRequest {
                 stream: stream.0,

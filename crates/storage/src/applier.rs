@@ -325,10 +325,7 @@ fn broken(why: &str, was_useful: bool) -> Left {
 }
 
 fn streams(map: &RangeMap) -> Vec<StreamId> {
-    let mut streams: Vec<_> = map.entries.iter().map(|range| range.stream).collect();
-    streams.sort_unstable();
-    streams.dedup();
-    streams
+    map.streams().into_iter().collect()
 }
 
 fn describe(status: &Status) -> String {

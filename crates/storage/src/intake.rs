@@ -107,7 +107,7 @@ impl Intake {
                 }
                 self.take_writes(stream, &entry, map)?;
             }
-            Kind::Lease | Kind::Opened | Kind::Barred | Kind::Released => {}
+            Kind::Lease | Kind::Opened | Kind::Barred | Kind::Released | Kind::Map | Kind::Sealed => {}
             Kind::Unspecified => {
                 return Err(FeedFault::Broken(format!(
                     "stream {stream}: entry {position} is of a kind ({}) that this node does not understand",

@@ -39,6 +39,11 @@ number_id!(
     Lsn, ""
 );
 
+impl StreamId {
+    /// The stream that holds the range map, and no keys.
+    pub const META: Self = Self(0);
+}
+
 impl Epoch {
     /// The epoch after this one.
     pub fn next(self) -> Self {

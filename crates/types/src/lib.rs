@@ -15,5 +15,7 @@ pub use id::{
     Attempt, ClusterId, CommitToken, DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, TxnId,
 };
 pub use key::{Key, KeyRange, Write};
-pub use range_map::{RangeMap, RangeMapEntry, candidates};
+pub use range_map::{
+    ChangeRefused, Origin, RangeMap, RangeMapEntry, Reshape, Reshaping, RetiredStream, candidates,
+};
 pub use time::{Interval, Timestamp, TimestampOverflow};

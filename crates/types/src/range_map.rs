@@ -1,6 +1,10 @@
 //! The range map: which stream orders which keys.
 
+mod changes;
+
 use std::collections::BTreeSet;
+
+pub use changes::{ChangeRefused, Origin, Reshape, Reshaping, RetiredStream};
 
 use crate::{Key, KeyRange, NodeName, RangeId, StreamId};
 
@@ -18,13 +22,15 @@ pub struct RangeMapEntry {
 }
 
 /// Which stream orders which keys. A wrong or old map costs a redirect, never safety: an owner
-/// knows what it owns, a storage node knows what it has closed.
+/// knows what it owns, a storage node knows what it has closed; and a stream orders the same keys for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeMap {
     /// Rises with every change.
     pub version: u64,
     /// Ordered by key, without gaps or overlaps.
     pub entries: Vec<RangeMapEntry>,
+    /// What is left of splits and merges, and those under way.
+    pub reshaping: Reshaping,
 }
 
 impl RangeMap {
@@ -59,6 +65,7 @@ impl RangeMap {
         Self {
             version: 1,
             entries: entries.collect(),
+            reshaping: Reshaping::default(),
         }
     }
 
@@ -81,6 +88,30 @@ impl RangeMap {
     /// The range that a stream orders.
     pub fn by_stream(&self, stream: StreamId) -> Option<&RangeMapEntry> {
         self.entries.iter().find(|entry| entry.stream == stream)
+    }
+
+    /// All streams that hold transactions, those included that order no keys any more, in order.
+    pub fn streams(&self) -> BTreeSet<StreamId> {
+        let retired = self.reshaping.retired.keys().copied();
+        self.entries
+            .iter()
+            .map(|entry| entry.stream)
+            .chain(retired)
+            .collect()
+    }
+
+    /// All that may own some stream: any of them may own the meta stream.
+    pub fn adjudicators(&self) -> BTreeSet<&NodeName> {
+        self.entries.iter().flat_map(|entry| &entry.candidates).collect()
+    }
+
+    /// Adjudicators that may own the stream, also when it orders no keys any more.
+    pub fn candidates(&self, stream: StreamId) -> &[NodeName] {
+        let retired = || self.reshaping.retired.get(&stream);
+        self.by_stream(stream)
+            .map(|entry| entry.candidates.as_slice())
+            .or_else(|| retired().map(|retired| retired.candidates.as_slice()))
+            .unwrap_or_default()
     }
 }
 

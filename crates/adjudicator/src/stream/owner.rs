@@ -18,9 +18,9 @@ use meridian_protocol::events;
 use meridian_protocol::lease::Lease;
 use meridian_protocol::replication::Replication;
 use meridian_rpc::internal::outcome_answer::Outcome;
-use meridian_rpc::internal::{Closure, Committed, Entry};
+use meridian_rpc::internal::{ChangeResponse, Closure, Committed, Entry};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Lsn, Position, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
+use meridian_types::{Lsn, Position, RangeMap, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
 use tokio::time::Instant;
 
 use super::lead::LeadMeter;
@@ -56,6 +56,8 @@ pub(crate) struct Owner {
     pub(super) stream: StreamId,
     pub(super) range: RangeMapEntry,
     pub(super) phase: Phase,
+    /// Of the meta stream: the newest map in its log, committed or not.
+    pub(super) map: Option<RangeMap>,
     pub(super) adjudication: Adjudication,
     pub(super) lease: Lease,
     pub(super) leases_in_flight: usize,
@@ -124,8 +126,11 @@ impl Owner {
         }
         let replication = Replication::new(fence.epoch, recovered.log, ctx.quorum(), &fence.lasts);
         let started = Instant::now();
+        let configured = || ctx.map.borrow().as_ref().clone();
+        let map = (stream == StreamId::META).then(|| recovered.map.unwrap_or_else(configured));
         let mut owner = Self {
             stream,
+            map,
             range,
             phase: Phase::Opening,
             adjudication,
@@ -259,6 +264,10 @@ impl Owner {
                 }
                 drop(reply.send(answer));
             }
+            Answer::Changed(reply, version) => drop(reply.send(ChangeResponse {
+                version,
+                ..ChangeResponse::default()
+            })),
             Answer::Lease(lease_end) => {
                 tracing::trace!(
                     target: events::TARGET, event = "leased", stream = self.stream.0,

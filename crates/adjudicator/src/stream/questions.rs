@@ -45,6 +45,7 @@ impl Owner {
                 let closed = self.close(peers);
                 self.tell_closed(reply, closed);
             }
+            Control::Change(change, reply) => self.on_change(&change, reply),
             Control::Outcome(token, reply) => self.on_outcome(&token, reply),
             Control::AttemptOutcome(attempt, start, reply) => self.on_attempt_outcome(attempt, start, reply),
         }

@@ -138,7 +138,17 @@ impl Task {
         if !owner.deposed {
             return;
         }
-        owner.give_up();
+        self.step_down();
+        if !self.parked.is_empty() {
+            self.begin_takeover();
+        }
+    }
+
+    /// Not the owner any more.
+    pub(super) fn step_down(&mut self) {
+        if let Role::Owner(owner) = &mut self.role {
+            owner.give_up();
+        }
         self.recovery = None;
         self.role = Role::Standby;
         self.known_owner = None;
@@ -146,9 +156,6 @@ impl Task {
         while let Ok(work) = self.inbox.decides.try_recv() {
             self.handle.budget.give_back(work.bytes);
             work.reply.refused(wrong_epoch(None));
-        }
-        if !self.parked.is_empty() {
-            self.begin_takeover();
         }
     }
 

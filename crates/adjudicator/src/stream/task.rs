@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use meridian_types::StreamId;
+use meridian_types::{RangeMap, StreamId};
 use rand::rngs::StdRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::hand_over::HandOver;
 use super::owner::{MAX_LEASES_IN_FLIGHT, Owner, Phase};
 use super::peers::Peer;
 use crate::context::Context;
@@ -56,6 +57,8 @@ pub(super) struct Task {
     /// Questions that wait for an owner.
     pub(super) parked: VecDeque<Control>,
     pub(super) known_owner: Option<KnownOwner>,
+    pub(super) map: watch::Receiver<Arc<RangeMap>>,
+    pub(super) hand_over: HandOver,
     /// Shutdown: when handing over must have ended.
     pub(super) release_until: Option<Instant>,
     pub(super) rng: StdRng,
@@ -71,6 +74,7 @@ enum Event {
     Timer,
     Control(Control),
     Decide(DecideWork),
+    Map,
 }
 
 impl Task {
@@ -88,6 +92,7 @@ impl Task {
             }
         }
         let rng = ctx.env.rng();
+        let map = ctx.map.clone();
         Self {
             ctx,
             stream,
@@ -100,6 +105,8 @@ impl Task {
             looked_at: None,
             parked: VecDeque::new(),
             known_owner: None,
+            map,
+            hand_over: HandOver::default(),
             release_until: None,
             rng,
             unsent: None,
@@ -117,6 +124,7 @@ impl Task {
                 Event::Timer => {}
                 Event::Control(control) => self.on_control(control),
                 Event::Decide(work) => self.on_decide(work),
+                Event::Map => self.on_map(),
             }
             self.take_queued();
             if self.settle().await {
@@ -134,6 +142,7 @@ impl Task {
             inbox,
             recovery,
             release_until,
+            map,
             ..
         } = self;
         tokio::select! {
@@ -141,6 +150,7 @@ impl Task {
             () = ctx.shutdown.cancelled(), if release_until.is_none() => Event::Shutdown,
             Some(event) = inbox.links.recv() => Event::Link(event),
             verdict = finished(recovery) => Event::Verdict(verdict),
+            Ok(()) = map.changed() => Event::Map,
             () = sleep_until(wake) => Event::Timer,
             Some(control) = inbox.control.recv() => Event::Control(control),
             Some(work) = inbox.decides.recv(), if takes_decides => Event::Decide(work),
@@ -184,6 +194,7 @@ impl Task {
     fn next_wake(&self) -> Option<Instant> {
         let at = Instant::now();
         let mut due: Vec<Instant> = self.retry_at.into_iter().chain(self.release_until).collect();
+        due.extend(self.hand_over.due());
         if let Role::Owner(owner) = &self.role {
             let refences =
                 matches!(owner.phase, Phase::Serving | Phase::Refencing { .. }) && self.recovery.is_none();
@@ -277,7 +288,7 @@ impl Task {
             _ if self.parked.len() >= MAX_PARKED => control.not_owner(self.stream.0, None),
             _ => {
                 self.parked.push_back(control);
-                if matches!(self.role, Role::Standby) {
+                if matches!(self.role, Role::Standby) && !self.waits_for_successor() {
                     self.begin_takeover();
                 }
             }
@@ -296,7 +307,8 @@ impl Task {
         let looked_lately = self
             .looked_at
             .is_some_and(|at| now.duration_since(at) < LOOK_PAUSE);
-        if matches!(self.role, Role::Standby) && !looked_lately && self.release_until.is_none() {
+        let waits = looked_lately || self.release_until.is_some() || self.waits_for_successor();
+        if matches!(self.role, Role::Standby) && !waits {
             self.begin_takeover();
         }
     }
@@ -329,6 +341,7 @@ impl Task {
         }
         self.answer_parked();
         self.step_down_if_deposed();
+        self.continue_hand_over(at);
         let ends = self.continue_shutdown(at);
         self.show();
         ends

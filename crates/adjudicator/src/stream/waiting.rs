@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_rpc::internal::outcome_answer::Outcome;
-use meridian_rpc::internal::{Committed, OutcomeAnswer, Refused};
+use meridian_rpc::internal::{ChangeResponse, Committed, OutcomeAnswer, Refused};
 use meridian_types::{Lsn, Timestamp};
 use tokio::sync::oneshot;
 
@@ -17,6 +17,8 @@ pub(crate) enum Answer {
     Refused(ReplyTo, Refused),
     /// To a question about an outcome.
     Outcome(oneshot::Sender<OutcomeAnswer>, OutcomeAnswer),
+    /// To who changes the range map: the version.
+    Changed(oneshot::Sender<ChangeResponse>, u64),
     /// A `Lease` record: nobody waits but the owner itself.
     Lease(Timestamp),
 }
@@ -52,6 +54,8 @@ impl Waiting {
         for (at, answer) in std::mem::take(&mut self.by_lsn) {
             match answer {
                 Answer::Committed(reply, _) | Answer::Refused(reply, _) => reply.unknown(),
+                // The asker sees that there is no answer.
+                Answer::Changed(..) => {}
                 Answer::Outcome(reply, answer) => {
                     let _ = reply.send(OutcomeAnswer {
                         outcome: Outcome::Pending.into(),

@@ -3,7 +3,8 @@
 use meridian_protocol::{EpochRuns, LogGap};
 use meridian_rpc::internal::Entry;
 use meridian_rpc::internal::entry::Kind;
-use meridian_types::{Lsn, Position, StreamId, Timestamp, TxnId, limits};
+use meridian_rpc::meta;
+use meridian_types::{Lsn, Position, RangeMap, StreamId, Timestamp, TxnId, limits};
 use tonic::Status;
 
 use super::Fence;
@@ -30,6 +31,8 @@ pub(crate) struct Recovered {
     pub(crate) outcome_low: Timestamp,
     /// The highest commit timestamp that was read: never above the answer to the fence, unless that was wrong.
     pub(crate) last_commit: Timestamp,
+    /// The newest range map, of the meta stream.
+    pub(crate) map: Option<RangeMap>,
 }
 
 /// Reads the log's end, as far back as outcomes must be known.
@@ -51,7 +54,12 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
             } else {
                 horizon
             };
+            let map = match chunk.last_map {
+                Some(lsn) => Some(read_map(ctx, stream, fence, lsn).await?),
+                None => None,
+            };
             return Ok(Recovered {
+                map,
                 log: chunk.log,
                 outcomes: chunk.outcomes,
                 outcome_low,
@@ -62,6 +70,19 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
     }
 }
 
+/// The range map in the entry at `lsn`.
+async fn read_map(ctx: &Context, stream: StreamId, fence: &Fence, lsn: Lsn) -> Result<RangeMap, Status> {
+    let (adopt, last) = (fence.fenced.adopt, fence.fenced.last);
+    let mut reader = LogReader::open(ctx, adopt, stream, lsn, last, false).await?;
+    let entries = reader.next().await?.unwrap_or_default();
+    match entries.first().filter(|entry| entry.lsn == lsn.0) {
+        Some(entry) => Ok(meta::decode(&entry.payload)?),
+        None => Err(Status::data_loss(format!(
+            "the range map in entry {lsn} is not there"
+        ))),
+    }
+}
+
 /// What one pass over the log's end found.
 struct Chunk {
     log: EpochRuns,
@@ -69,6 +90,7 @@ struct Chunk {
     first_commit: Option<Timestamp>,
     outcomes: Vec<RecoveredOutcome>,
     last_commit: Timestamp,
+    last_map: Option<Lsn>,
 }
 
 async fn read_from(
@@ -85,6 +107,7 @@ async fn read_from(
         first_commit: None,
         outcomes: Vec::new(),
         last_commit: Timestamp::ZERO,
+        last_map: None,
     };
     if last == Position::START {
         return Ok(chunk);
@@ -136,6 +159,7 @@ impl Chunk {
                 }
             }
             (Kind::Barred, Some(txn)) => self.outcomes.push(RecoveredOutcome::Barred(txn, at.lsn)),
+            (Kind::Map, None) => self.last_map = Some(at.lsn),
             _ => {}
         }
         Ok(())

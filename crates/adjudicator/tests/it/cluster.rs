@@ -188,6 +188,31 @@ impl Cluster {
         AdjudicatorClient::new(self.network.transport(&name.into()))
     }
 
+    /// From now on the adjudicators see the range map of the meta stream.
+    pub fn follow_map(&self) {
+        let (env, _) = self.env("follower");
+        meridian_rpc::meta::follow(&env, &self.names, &self.map, &CancellationToken::new());
+    }
+
+    /// The range map that the adjudicators see.
+    pub fn map(&self) -> Arc<RangeMap> {
+        self.map.borrow().clone()
+    }
+
+    /// Asks a node to change the range map, until it says something.
+    pub async fn change(&self, name: &str, change: change_request::Change) -> ChangeResponse {
+        let request = ChangeRequest { change: Some(change) };
+        for _ in 0..100 {
+            let mut client = meta_client::MetaClient::new(self.network.transport(&name.into()));
+            let answer = client.change(request.clone()).await.unwrap().into_inner();
+            if answer != ChangeResponse::default() {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name} does not change the map");
+    }
+
     /// The range map that the adjudicators see from now on.
     pub fn keep_only_keys_before(&self, end: &str) {
         self.map.send_modify(|map| {

@@ -8,6 +8,7 @@ mod conflicts;
 mod fake_journal;
 mod journal_faults;
 mod leases;
+mod map;
 mod outcomes;
 mod real_journal;
 mod takeovers;

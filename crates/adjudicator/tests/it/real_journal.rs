@@ -24,13 +24,13 @@ struct RealNode {
     running: Option<(Started, CancellationToken)>,
 }
 
-struct RealJournal {
+pub struct RealJournal {
     names: Vec<NodeName>,
     nodes: BTreeMap<NodeName, RealNode>,
 }
 
 impl RealJournal {
-    async fn start(cluster: &Cluster, names: &[NodeName]) -> Self {
+    pub async fn start(cluster: &Cluster, names: &[NodeName]) -> Self {
         let mut journal = Self {
             names: names.to_vec(),
             nodes: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl RealJournal {
         node.running = Some((started, shutdown));
     }
 
-    async fn kill(&mut self, cluster: &Cluster, name: &str) {
+    pub async fn kill(&mut self, cluster: &Cluster, name: &str) {
         let node = self.nodes.get_mut(&NodeName::from(name)).unwrap();
         let (started, shutdown) = node.running.take().unwrap();
         node.files = node.files.after_process_death();

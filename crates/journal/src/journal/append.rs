@@ -314,7 +314,7 @@ impl Journal {
         let lsn = entry.lsn;
         let needs_txn = match Kind::try_from(entry.kind) {
             Ok(Kind::Commit | Kind::Barred) => true,
-            Ok(Kind::Lease | Kind::Opened | Kind::Released) => false,
+            Ok(Kind::Lease | Kind::Opened | Kind::Released | Kind::Map | Kind::Sealed) => false,
             Ok(Kind::Unspecified) | Err(_) => {
                 return Some(format!(
                     "entry {lsn} is of kind {}, which is not known here",

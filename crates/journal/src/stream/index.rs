@@ -100,7 +100,7 @@ pub fn fold(summary: &mut RecoveredLog, lsn: Lsn, slot: &Slot) {
     match slot.kind {
         Kind::Commit => summary.on_commit(lsn, slot.timestamp),
         Kind::Lease | Kind::Opened => summary.on_lease(lsn, slot.timestamp),
-        Kind::Released => summary.on_released(lsn, slot.timestamp),
-        Kind::Barred | Kind::Unspecified => summary.on_other(lsn),
+        Kind::Released | Kind::Sealed => summary.on_released(lsn, slot.timestamp),
+        Kind::Barred | Kind::Map | Kind::Unspecified => summary.on_other(lsn),
     }
 }

@@ -27,7 +27,11 @@ fn entry(id: u64, start: &str, end: Option<&str>) -> RangeMapEntry {
 
 fn split_at_m(world: &World) {
     let entries = vec![entry(1, "", Some("m")), entry(2, "m", None)];
-    world.map.send_replace(Arc::new(RangeMap { version: 2, entries }));
+    world.map.send_replace(Arc::new(RangeMap {
+        version: 2,
+        entries,
+        ..RangeMap::default()
+    }));
 }
 
 #[tokio::test]
@@ -92,7 +96,11 @@ async fn a_new_map_is_followed_from_the_positions_reached() {
 async fn keys_that_no_range_holds_are_not_answered() {
     let world = World::new();
     let entries = vec![entry(1, "", Some("m")), entry(2, "p", None)];
-    world.map.send_replace(Arc::new(RangeMap { version: 2, entries }));
+    world.map.send_replace(Arc::new(RangeMap {
+        version: 2,
+        entries,
+        ..RangeMap::default()
+    }));
     let node = world.start(world.config());
     let mut reader = node.reader().await;
     assert!(matches!(

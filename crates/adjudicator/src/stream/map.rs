@@ -1,0 +1,53 @@
+//! The owner of the meta stream: it changes the range map, one version after the other.
+//!
+//! Safe by the journal alone: a change is told only when its entry is committed, and a successor begins with the newest map of the
+//! log that it adopts. It needs no lease, and so costs nothing while nobody changes anything.
+
+use meridian_rpc::internal::ChangeResponse;
+use meridian_rpc::meta;
+use tokio::sync::oneshot;
+
+use super::owner::Owner;
+use super::waiting::Answer;
+use crate::meta::Change;
+use crate::records;
+
+/// A map that takes more is refused: every node has to be sent it in one message.
+const MAX_MAP_BYTES: usize = 4 << 20;
+
+impl Owner {
+    /// Somebody wants the map changed.
+    pub(super) fn on_change(&mut self, change: &Change, reply: oneshot::Sender<ChangeResponse>) {
+        let refused = |why: String| ChangeResponse {
+            refused: why,
+            ..ChangeResponse::default()
+        };
+        let Some(map) = &self.map else {
+            return drop(reply.send(refused("this stream does not hold the range map".to_owned())));
+        };
+        if !self.has_room() {
+            return drop(reply.send(ChangeResponse::default()));
+        }
+        let next = match change.apply(map) {
+            Ok(next) => next,
+            Err(why) => return drop(reply.send(refused(why.to_string()))),
+        };
+        let version = next.version;
+        if version == map.version {
+            // Said before; perhaps by an entry that is not committed yet.
+            let last = self.replication.last().lsn;
+            return self.answer_at(last, Answer::Changed(reply, version));
+        }
+        let payload = meta::encode(&next);
+        if payload.len() > MAX_MAP_BYTES {
+            return drop(reply.send(refused(format!(
+                "the map would take more than {MAX_MAP_BYTES} bytes"
+            ))));
+        }
+        tracing::info!(stream = %self.stream, version, ?change, "the range map changes");
+        let lsn = self.adjudication.take_lsn();
+        self.append(lsn, |at| records::map(at, payload));
+        self.map = Some(next);
+        self.answer_at(lsn, Answer::Changed(reply, version));
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 const PROTO_ROOT: &str = "../../proto";
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "meridian/v1/kv.proto",
     "meridian/v1/admin.proto",
     "meridian/v1/faults.proto",

@@ -2,6 +2,7 @@
 //!
 //! Every random test prints its seed when it fails; `MERIDIAN_SEED=<n>` runs just that one, and `MERIDIAN_SEEDS=<n>` that many.
 
+mod across_ranges;
 mod adjudication_model;
 mod broken_rules;
 mod conflict;

@@ -56,12 +56,15 @@ pub struct Yes {
     pub lease_end: Timestamp,
 }
 
+/// A closure: the range, how far, and after what.
+type Closed = (usize, Timestamp, Vec<(u64, Lsn)>);
+
 /// Everything that anybody ever claimed, and what quorums hold.
 #[derive(Default)]
 pub struct Oracle {
     /// Per stream.
     pub committed: Vec<Vec<Entry>>,
-    pub closures: BTreeSet<(usize, Timestamp, Vec<(u64, Lsn)>)>,
+    pub closures: BTreeSet<Closed>,
     pub votes: BTreeMap<(Attempt, usize), Vec<Yes>>,
     pub told_committed: BTreeSet<TxnId>,
     pub told_aborted: BTreeSet<TxnId>,

@@ -61,7 +61,7 @@ pub use options::{Isolation, Predicate, ScanOptions, TxnOptions};
 pub use outcome::Outcome;
 pub use scan::{Row, Scan};
 pub use transaction::{Committed, Transaction};
-pub use txn::{Txn, Versioned};
+pub use txn::{Snapshot, Txn, Versioned};
 
 pub use meridian_rpc::KvError;
 /// The messages of `cluster_status`.

@@ -55,6 +55,15 @@ impl TxnOptions {
         }
     }
 
+    /// A transaction that reads what can be read at once, at most this old: in a region that is cut off too.
+    pub fn stale(at_most: Duration) -> Self {
+        Self {
+            read_only: true,
+            max_staleness: Some(at_most),
+            ..Self::default()
+        }
+    }
+
     /// A serializable transaction.
     pub fn serializable() -> Self {
         Self {

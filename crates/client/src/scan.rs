@@ -131,6 +131,7 @@ impl Scan {
 
     async fn take(&mut self, page: ScanPage) -> Result<()> {
         self.forget_request();
+        self.open.note_snapshot(page.snapshot.as_ref());
         self.rows.extend(page.rows.into_iter().map(Row::from));
         self.count = page.count;
         self.finished = page.last;

@@ -35,6 +35,15 @@ impl Versioned {
     }
 }
 
+/// How old what a transaction reads is that asked for the past ([`TxnOptions::at`], [`TxnOptions::max_staleness`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// It sees everything committed up to then, and nothing later.
+    pub timestamp: Timestamp,
+    /// How long ago that was by the server's clock, when it answered. Whole milliseconds.
+    pub age: Duration,
+}
+
 /// The operations of an open transaction. It reads one snapshot, and its own writes on top of it.
 ///
 /// Writes are pipelined: they return as soon as they are queued, and what the server has against one
@@ -74,6 +83,7 @@ impl Limit {
 
 pub(crate) struct State {
     pub(crate) token: CommitToken,
+    snapshot: Option<Snapshot>,
     began: Option<oneshot::Receiver<Result<Reply, Failure>>>,
     /// The last error after which the whole transaction may be run again.
     retryable: Option<KvError>,
@@ -149,6 +159,18 @@ impl Open {
     }
 }
 
+impl Open {
+    /// Notes how old what was read is.
+    pub(crate) fn note_snapshot(&self, told: Option<&v1::Snapshot>) {
+        if let Some(told) = told {
+            self.lock().snapshot = Some(Snapshot {
+                timestamp: Timestamp(told.timestamp),
+                age: Duration::from_millis(told.age_ms),
+            });
+        }
+    }
+}
+
 impl State {
     /// Takes over what the server told of the token; it only ever gets more exact.
     pub(crate) fn learn(&mut self, token: Option<&v1::CommitToken>) {
@@ -176,6 +198,7 @@ impl Open {
         };
         let state = State {
             token,
+            snapshot: None,
             began: None,
             retryable: None,
             dead: None,
@@ -207,6 +230,11 @@ impl Txn {
     /// What is known of the commit token so far. Enough to ask for the outcome at any time.
     pub fn token(&self) -> CommitToken {
         self.open.lock().token
+    }
+
+    /// How old what it read last is; `None` before that, and for a transaction at the present.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.open.lock().snapshot
     }
 
     /// Why the transaction cannot go on, if it cannot: it has to be run again.
@@ -242,7 +270,10 @@ impl Txn {
             for_update,
         });
         match self.call(get, "reading a key").await? {
-            Reply::Value(value) => Ok(Versioned::from_proto(value)),
+            Reply::Value(value) => {
+                self.open.note_snapshot(value.snapshot.as_ref());
+                Ok(Versioned::from_proto(value))
+            }
             _ => Err(wrong_answer("a read")),
         }
     }
@@ -267,6 +298,7 @@ impl Txn {
         });
         match self.call(get, "reading a batch of keys").await? {
             Reply::Values(found) if found.values.len() == count => {
+                self.open.note_snapshot(found.snapshot.as_ref());
                 Ok(found.values.into_iter().map(|one| one.value).collect())
             }
             _ => Err(wrong_answer("a batch read")),

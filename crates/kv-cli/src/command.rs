@@ -15,6 +15,8 @@ pub enum Command {
         serializable: bool,
         /// Refuse writes.
         read_only: bool,
+        /// Read the past.
+        past: Option<Past>,
     },
     /// Commit the open transaction.
     Commit,
@@ -74,6 +76,7 @@ pub struct Scan {
 /// The shell's help. One line per command.
 pub const HELP: &str = "\
 begin [serializable] [read only]   open a transaction
+begin at TIMESTAMP | stale SECONDS read the past: then, or at most so long ago
 commit | rollback                  end it
 savepoint NAME | rollback to NAME  mark a place in it, go back there
 get KEY [for update]               read a key; for update: checked at commit
@@ -168,17 +171,33 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
     }
 }
 
+/// Which past a transaction reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// This timestamp.
+    At(u64),
+    /// At most so many seconds ago.
+    Stale(u64),
+}
+
 fn begin(rest: &mut Rest<'_>) -> Result<Command, Failure> {
-    let (mut serializable, mut read_only) = (false, false);
+    let (mut serializable, mut read_only, mut past) = (false, false, None);
     loop {
         if rest.take("serializable") {
             serializable = true;
         } else if rest.take_both("read", "only")? {
             read_only = true;
+        } else if past.is_none() && rest.take("at") {
+            past = Some(Past::At(rest.number("at", "a timestamp")?));
+            read_only = true;
+        } else if past.is_none() && rest.take("stale") {
+            past = Some(Past::Stale(rest.number("stale", "a number of seconds")?));
+            read_only = true;
         } else {
             return Ok(Command::Begin {
                 serializable,
                 read_only,
+                past,
             });
         }
     }
@@ -191,11 +210,7 @@ fn scan(rest: &mut Rest<'_>) -> Result<Command, Failure> {
     };
     loop {
         if rest.take("limit") {
-            let text = rest.text("a number of rows")?;
-            let rows = text.parse().ok().filter(|rows| *rows > 0);
-            let rows =
-                rows.ok_or_else(|| Failure::usage(format!("limit {text}: a number above 0 is needed")))?;
-            scan.limit = Some(rows);
+            scan.limit = Some(rest.number("limit", "a number of rows")?);
         } else if rest.take("reverse") {
             scan.reverse = true;
         } else if rest.take("keys") {
@@ -258,6 +273,12 @@ impl<'a> Rest<'a> {
     fn text(&mut self, what: &str) -> Result<String, Failure> {
         let word = self.word(what)?;
         String::from_utf8(word.bytes.clone()).map_err(|_| Failure::usage(format!("{what} has to be text")))
+    }
+
+    fn number(&mut self, keyword: &str, what: &str) -> Result<u64, Failure> {
+        let text = self.text(what)?;
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| Failure::usage(format!("{keyword} {text}: a number above 0 is needed")))
     }
 
     fn key(&mut self) -> Result<Key, Failure> {

@@ -194,6 +194,7 @@ impl Adjudicators {
         let query = AttemptQuery {
             attempt: Some(attempt.into()),
             start: start.0,
+            give_up: true,
         };
         let mut client = client(self.network.transport(node));
         self.ask(node, client.attempt_outcome(query), deadline).await

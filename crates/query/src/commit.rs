@@ -157,7 +157,11 @@ impl Processor {
     }
 
     async fn plan_commit(&self, guard: CommitGuard, work: Work, deadline: Instant) -> KvResult<Prepared> {
-        let start = guard.txn.start(self, deadline).await.map_err(before_commit)?;
+        let start = guard
+            .txn
+            .start(self, &KeyRange::all(), deadline)
+            .await
+            .map_err(before_commit)?;
         let writes = work.buffer.into_writes();
         let written: Vec<Key> = writes.keys().cloned().collect();
         let reads = work.reads.into_ranges();

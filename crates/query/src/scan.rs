@@ -108,15 +108,18 @@ impl Scan {
     /// The next page: at least one row, unless it is the last one. A scan that only counts has one page.
     pub(crate) async fn next_page(&mut self, processor: &Processor, deadline: Instant) -> KvResult<ScanPage> {
         let _busy = self.txn.enter()?;
-        let at = self.txn.start(processor, deadline).await?;
+        let at = self.txn.start(processor, &self.spec.range, deadline).await?;
         while !self.read_all && (self.spec.count_only || self.ready.is_empty()) {
             let request = self.request(processor.config.page_bytes);
-            let page = processor.storage.scan(at, request, deadline).await?;
-            self.absorb(page)?;
+            let page = processor.storage.scan(at, request, deadline).await;
+            self.absorb(page.map_err(|error| self.txn.too_fresh(error))?)?;
         }
         // The transaction may have ended meanwhile; then its reads are not answered any more.
         self.txn.check_open()?;
-        Ok(self.hand_out(processor.config.page_bytes))
+        Ok(ScanPage {
+            snapshot: self.txn.snapshot(processor),
+            ..self.hand_out(processor.config.page_bytes)
+        })
     }
 
     /// Counting is left to storage where no own write can hide a row.
@@ -232,6 +235,7 @@ impl Scan {
             rows,
             count: self.handed_out,
             last: self.read_all && self.ready.is_empty(),
+            snapshot: None,
         }
     }
 }

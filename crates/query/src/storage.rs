@@ -15,8 +15,8 @@ use meridian_rpc::internal::{
     ClosedQuery, GetKeys, ScanKeys, ScannedPage, StorageRead, StorageReadBatch, storage_read,
     storage_read_reply,
 };
-use meridian_rpc::{KvError, Network, Transport, v1};
-use meridian_types::{NodeName, Timestamp, limits};
+use meridian_rpc::{KvError, Network, Transport, convert, v1};
+use meridian_types::{KeyRange, NodeName, Timestamp, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -130,9 +130,10 @@ impl StorageNodes {
         }
     }
 
-    /// A timestamp up to which some storage node can answer every read at once.
-    pub(crate) async fn closed(&self, deadline: Instant) -> KvResult<Timestamp> {
-        let read = storage_read::Read::Closed(ClosedQuery::default());
+    /// A timestamp up to which some storage node can answer every read of these keys at once.
+    pub(crate) async fn closed(&self, keys: &KeyRange, deadline: Instant) -> KvResult<Timestamp> {
+        let (start, end) = convert::range_to_bytes(keys.clone());
+        let read = storage_read::Read::Closed(ClosedQuery { start, end });
         match self.read(Timestamp::ZERO, read, deadline).await? {
             storage_read_reply::Result::Closed(answer) => Ok(Timestamp(answer.closed)),
             _ => Err(unexpected()),

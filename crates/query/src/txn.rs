@@ -9,13 +9,13 @@
 //! own writes it must see along when it is issued, so later writes may overtake it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_protocol::events;
-use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
+use meridian_rpc::{KvError, v1};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{CommitToken, Key, KeyRange, StreamId, Timestamp, TxnId, limits};
 use tokio::sync::{OnceCell, watch};
@@ -53,6 +53,8 @@ pub(crate) struct Txn {
     /// `now.latest` when it began: a lower bound of its start.
     begun_at: Timestamp,
     start: OnceCell<Timestamp>,
+    /// Where the keys of its first read were closed when it chose a snapshot of the past.
+    closed: OnceLock<Timestamp>,
     /// The number of the last attempt to commit it.
     attempts: AtomicU32,
     state: Mutex<State>,
@@ -110,6 +112,7 @@ impl Txn {
             begun: now,
             begun_at,
             start: OnceCell::new(),
+            closed: OnceLock::new(),
             attempts: AtomicU32::new(0),
             state: Mutex::new(State {
                 phase: Phase::Open,
@@ -159,9 +162,14 @@ impl Txn {
         self.lock().home = Some(home);
     }
 
-    /// The snapshot, fixed by the first caller (R1).
-    pub(crate) async fn start(&self, processor: &Processor, deadline: Instant) -> KvResult<Timestamp> {
-        let choose = || self.choose_start(processor, deadline);
+    /// The snapshot, fixed by the first caller (R1), who wants to read these keys.
+    pub(crate) async fn start(
+        &self,
+        processor: &Processor,
+        keys: &KeyRange,
+        deadline: Instant,
+    ) -> KvResult<Timestamp> {
+        let choose = || self.choose_start(processor, keys, deadline);
         if is_broken(Rule::StartFixed) {
             return choose().await;
         }
@@ -178,7 +186,12 @@ impl Txn {
 
     /// R1: `now.latest`, or for a read-only transaction what it asked for. Never a timestamp that the clock has
     /// not reached: a `min_start` ahead of it is waited for.
-    async fn choose_start(&self, processor: &Processor, deadline: Instant) -> KvResult<Timestamp> {
+    async fn choose_start(
+        &self,
+        processor: &Processor,
+        keys: &KeyRange,
+        deadline: Instant,
+    ) -> KvResult<Timestamp> {
         let clock = &*processor.env.clock;
         let min_start = self.options.min_start;
         let now = loop {
@@ -203,10 +216,49 @@ impl Txn {
             Snapshot::At(at) => Ok(self.log_started(at, false)),
             Snapshot::NotOlderThan(staleness) => {
                 let oldest = now.saturating_sub(staleness).max(min_start);
-                // What is closed already can be read without waiting; if nobody says so, the oldest allowed will do.
-                let closed = processor.storage.closed(deadline).await.unwrap_or(oldest);
+                // What is closed already can be read without waiting, in a region that is cut off too; if nobody says so, the
+                // oldest allowed will do.
+                let closed = processor.storage.closed(keys, deadline).await.unwrap_or(oldest);
+                let _ = self.closed.set(closed);
                 Ok(self.log_started(closed.clamp(oldest, now), false))
             }
+        }
+    }
+
+    /// How old what it reads is, if it asked for the past.
+    pub(crate) fn snapshot(&self, processor: &Processor) -> Option<v1::Snapshot> {
+        let start = *self
+            .start
+            .get()
+            .filter(|_| self.options.snapshot != Snapshot::Present)?;
+        let age = processor.env.clock.now().latest.since(start);
+        Some(v1::Snapshot {
+            timestamp: start.0,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Says how old an answer could be had, when one as fresh as was asked for did not come.
+    pub(crate) fn too_fresh(&self, error: KvError) -> KvError {
+        let (Some(start), Some(closed)) = (self.start.get(), self.closed.get()) else {
+            return error;
+        };
+        if closed >= start {
+            return error;
+        }
+        let older = format!(
+            "what this region can tell by itself is older than that by {:?}",
+            start.since(*closed)
+        );
+        match error {
+            KvError::DeadlineExceeded { waiting_for } => KvError::DeadlineExceeded {
+                waiting_for: format!("{waiting_for}; {older}"),
+            },
+            KvError::Unavailable { what, retry_after } => KvError::Unavailable {
+                what: format!("{what}; {older}"),
+                retry_after,
+            },
+            other => other,
         }
     }
 
@@ -524,14 +576,48 @@ pub(crate) struct Get {
     own: Vec<Option<Buffered>>,
 }
 
+/// The keys from the first to the last.
+fn span(keys: &[Bytes]) -> KeyRange {
+    let bounds = keys.iter().min().zip(keys.iter().max());
+    bounds.map_or_else(KeyRange::all, |(first, last)| KeyRange {
+        start: Key(first.clone()),
+        end: Some(Key(last.clone()).successor()),
+    })
+}
+
 impl Get {
+    /// Reads the one key.
+    pub(crate) async fn run_one(self, processor: &Processor, deadline: Instant) -> KvResult<v1::GetResponse> {
+        let txn = self.busy.txn.clone();
+        let mut values = self.run(processor, deadline).await?;
+        Ok(v1::GetResponse {
+            snapshot: txn.snapshot(processor),
+            ..values.pop().unwrap_or_default()
+        })
+    }
+
+    /// Reads all, as one answer.
+    pub(crate) async fn run_batch(
+        self,
+        processor: &Processor,
+        deadline: Instant,
+    ) -> KvResult<v1::BatchGetResponse> {
+        let txn = self.busy.txn.clone();
+        let values = self.run(processor, deadline).await?;
+        Ok(v1::BatchGetResponse {
+            values,
+            snapshot: txn.snapshot(processor),
+        })
+    }
+
     /// Reads, in the order of the keys.
     pub(crate) async fn run(
         self,
         processor: &Processor,
         deadline: Instant,
-    ) -> KvResult<Vec<meridian_rpc::v1::GetResponse>> {
-        let txn = &self.busy.txn;
+    ) -> KvResult<Vec<v1::GetResponse>> {
+        let txn = self.busy.txn.clone();
+        let keys = span(&self.keys);
         let stored: Vec<Bytes> = self
             .keys
             .iter()
@@ -540,11 +626,12 @@ impl Get {
             .map(|(key, _)| key.clone())
             .collect();
         // Also when every key is the transaction's own: its first read fixes the snapshot (R1).
-        let at = txn.start(processor, deadline).await?;
+        let at = txn.start(processor, &keys, deadline).await?;
         let mut values = if stored.is_empty() {
             Vec::new()
         } else {
-            processor.storage.get(at, stored, deadline).await?
+            let got = processor.storage.get(at, stored, deadline).await;
+            got.map_err(|error| txn.too_fresh(error))?
         }
         .into_iter();
         txn.check_not_ended()?;
@@ -552,7 +639,10 @@ impl Get {
             .own
             .into_iter()
             .map(|own| match own {
-                Some(value) => meridian_rpc::v1::GetResponse { value, timestamp: 0 },
+                Some(value) => v1::GetResponse {
+                    value,
+                    ..v1::GetResponse::default()
+                },
                 None => values.next().unwrap_or_default(),
             })
             .collect();

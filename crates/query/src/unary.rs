@@ -124,11 +124,8 @@ impl Kv for KvService {
         } = request.into_inner();
         let txn = self.0.find(&transaction)?;
         let _permit = self.0.admit()?;
-        let values = txn
-            .issue_get(vec![key], for_update)?
-            .run(&self.0, deadline)
-            .await?;
-        Ok(Response::new(values.into_iter().next().unwrap_or_default()))
+        let issued = txn.issue_get(vec![key], for_update)?;
+        Ok(Response::new(issued.run_one(&self.0, deadline).await?))
     }
 
     async fn batch_get(
@@ -143,8 +140,8 @@ impl Kv for KvService {
         } = request.into_inner();
         let txn = self.0.find(&transaction)?;
         let _permit = self.0.admit()?;
-        let values = txn.issue_get(keys, for_update)?.run(&self.0, deadline).await?;
-        Ok(Response::new(BatchGetResponse { values }))
+        let issued = txn.issue_get(keys, for_update)?;
+        Ok(Response::new(issued.run_batch(&self.0, deadline).await?))
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {

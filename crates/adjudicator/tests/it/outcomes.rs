@@ -14,6 +14,7 @@ pub async fn attempt_outcome(cluster: &Cluster, name: &str, txn: &Txn, epoch: u6
     let query = AttemptQuery {
         attempt: Some(txn.attempt(epoch).into()),
         start: txn.start.0,
+        give_up: true,
     };
     cluster
         .client(name)

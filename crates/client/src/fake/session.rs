@@ -175,6 +175,7 @@ impl Session {
             rows: if pages.count_only { vec![] } else { rows },
             count: pages.count,
             last,
+            snapshot: None,
         };
         if last {
             self.scans.remove(&scan);
@@ -196,7 +197,10 @@ fn read_op(state: &mut State, txn: &mut Txn, op: Op) -> KvResult<Reply> {
                 .into_iter()
                 .map(|key| store.get(txn, &Key(key), get.for_update).map(value))
                 .collect();
-            Ok(Reply::Values(v1::BatchGetResponse { values: values? }))
+            Ok(Reply::Values(v1::BatchGetResponse {
+                values: values?,
+                snapshot: None,
+            }))
         }
         Op::DeleteRange(delete) => {
             let range = range_from_bytes(delete.start, delete.end);
@@ -392,6 +396,7 @@ fn value(found: Option<(Bytes, u64)>) -> v1::GetResponse {
     v1::GetResponse {
         value,
         timestamp: timestamp.unwrap_or_default(),
+        snapshot: None,
     }
 }
 

@@ -164,7 +164,7 @@ fn completions(typed: &str) -> (usize, Vec<String>) {
         words.first().map(|name| name.to_ascii_lowercase()).as_deref(),
     ) {
         (0, _) => NAMES,
-        (_, Some("begin")) => &["serializable", "read only"],
+        (_, Some("begin")) => &["serializable", "read only", "at", "stale"],
         (1, Some("rollback")) => &["to"],
         (2, Some("get")) => &["for update"],
         (_, Some("scan")) => &["limit", "reverse", "keys"],

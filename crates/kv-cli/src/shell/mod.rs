@@ -4,12 +4,13 @@ pub mod interactive;
 pub mod script;
 
 use std::io::Write;
+use std::time::Duration;
 
 use meridian_client::{
     Client, Error, Key, KvError, Outcome, Row, ScanOptions, Timestamp, Transaction, Txn, TxnOptions,
 };
 
-use crate::command::{Command, HELP, Scan};
+use crate::command::{Command, HELP, Past, Scan};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
 use crate::status;
@@ -74,7 +75,8 @@ impl Shell {
             Command::Begin {
                 serializable,
                 read_only,
-            } => self.begin(serializable, read_only).await,
+                past,
+            } => self.begin(serializable, read_only, past).await,
             Command::Commit => return self.commit().await,
             Command::Rollback => return self.rollback().await,
             Command::Savepoint(name) => match self.txn() {
@@ -125,7 +127,12 @@ impl Shell {
             .ok_or_else(|| Failure::new(Code::Failed, "no transaction is open").advise("begin opens one"))
     }
 
-    async fn begin(&mut self, serializable: bool, read_only: bool) -> Result<(), Failure> {
+    async fn begin(
+        &mut self,
+        serializable: bool,
+        read_only: bool,
+        past: Option<Past>,
+    ) -> Result<(), Failure> {
         if self.open.is_some() {
             return Err(Failure::new(Code::Failed, "a transaction is open already")
                 .advise("commit or rollback ends it; savepoint marks a place in it"));
@@ -136,6 +143,11 @@ impl Shell {
             TxnOptions::default()
         };
         options.read_only = read_only;
+        match past {
+            Some(Past::At(timestamp)) => options.at = Some(Timestamp(timestamp)),
+            Some(Past::Stale(seconds)) => options.max_staleness = Some(Duration::from_secs(seconds)),
+            None => {}
+        }
         self.open = Some(Open {
             txn: self.client.begin(options).await?,
             read_only,
@@ -201,6 +213,7 @@ impl Shell {
             }
             None => self.client.get(key.clone()).await?,
         };
+        self.tell_age();
         match value {
             Some(value) => {
                 let mut rows = self.printer.rows(false);
@@ -302,12 +315,21 @@ impl Shell {
         }
         rows.finish()?;
         drop(own);
+        self.tell_age();
         Ok(())
     }
 
     async fn count(&mut self, range: meridian_client::KeyRange) -> Result<(), Failure> {
         let count = self.reader().await?.txn().count(range).await?;
+        self.tell_age();
         Ok(self.printer.number("count", count)?)
+    }
+
+    /// Says how old what was read in the open transaction is, if it reads the past.
+    fn tell_age(&self) {
+        if let Some(snapshot) = self.open.as_ref().and_then(|open| open.txn.snapshot()) {
+            remark(&format!("as of {}, {:?} ago", snapshot.timestamp, snapshot.age));
+        }
     }
 
     async fn outcome(&mut self, token: meridian_client::CommitToken) -> Result<(), Failure> {

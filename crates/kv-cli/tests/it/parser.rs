@@ -16,16 +16,18 @@ fn understood(input: &str) -> String {
 #[test]
 fn statements() {
     let input = "\
-begin; BEGIN Serializable; begin read only serializable
+begin; BEGIN Serializable; begin read only serializable; begin at 7; begin stale 30
 commit; rollback; rollback to s1; savepoint s1
 get k; get 'for' for update; put k 'v w'; del a b
 delrange a/; delrange a b; delrange a ''
 scan; scan a/; scan a b limit 3 reverse keys; scan limit 2; scan 'limit'; scan a reverse
 count; count a b; status; ranges; help; exit; quit
 outcome 07070707-0707-0707-0707-070707070707:12:1";
-    let expect = r#"Begin { serializable: false, read_only: false }
-Begin { serializable: true, read_only: false }
-Begin { serializable: true, read_only: true }
+    let expect = r#"Begin { serializable: false, read_only: false, past: None }
+Begin { serializable: true, read_only: false, past: None }
+Begin { serializable: true, read_only: true, past: None }
+Begin { serializable: false, read_only: true, past: Some(At(7)) }
+Begin { serializable: false, read_only: true, past: Some(Stale(30)) }
 Commit
 Rollback
 RollbackTo("s1")

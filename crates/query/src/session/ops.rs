@@ -7,9 +7,7 @@ use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::session_op::Op;
 use meridian_rpc::v1::session_reply::Reply;
-use meridian_rpc::v1::{
-    BatchGetResponse, BeginRequest, DeleteRangeResponse, RollbackResponse, ScanNext, SessionOp,
-};
+use meridian_rpc::v1::{BeginRequest, DeleteRangeResponse, RollbackResponse, ScanNext, SessionOp};
 use tokio::time::Instant;
 
 use super::Session;
@@ -232,18 +230,18 @@ impl Session {
             Op::Get(get) => {
                 let issued = txn.issue_get(vec![get.key], get.for_update)?;
                 async move {
-                    let values = issued.run(&processor, deadline).await?;
+                    let got = issued.run_one(&processor, deadline).await?;
                     drop(permit);
-                    Ok(Reply::Value(values.into_iter().next().unwrap_or_default()))
+                    Ok(Reply::Value(got))
                 }
                 .boxed()
             }
             Op::BatchGet(get) => {
                 let issued = txn.issue_get(get.keys, get.for_update)?;
                 async move {
-                    let values = issued.run(&processor, deadline).await?;
+                    let got = issued.run_batch(&processor, deadline).await?;
                     drop(permit);
-                    Ok(Reply::Values(BatchGetResponse { values }))
+                    Ok(Reply::Values(got))
                 }
                 .boxed()
             }

@@ -122,6 +122,8 @@ pub struct Core {
     pub attempts: Vec<(Attempt, Timestamp)>,
     /// Records applied.
     pub records: usize,
+    /// The region is cut off: nothing is closed any more beyond this.
+    pub cut_at: Option<Timestamp>,
     /// Rows of a page of a scan at most.
     pub page_rows: usize,
     /// Reads answered, by node.
@@ -275,6 +277,7 @@ impl Core {
             Some((commit, Some(value))) => GetResponse {
                 value: Some(value.clone()),
                 timestamp: commit.0,
+                snapshot: None,
             },
             _ => GetResponse::default(),
         }
@@ -357,6 +360,20 @@ impl FakeStorage {
             }
             Some(ReadScript::Slow(pause)) => tokio::time::sleep(pause).await,
             None => {}
+        }
+        let cut_at = world.core().cut_at;
+        if let Some(closed) = cut_at {
+            if let Some(storage_read::Read::Closed(_)) = read.read {
+                return Ok(storage_read_reply::Result::Closed(ClosedAnswer {
+                    closed: closed.0,
+                }));
+            }
+            if read.at > closed.0 {
+                tokio::time::sleep(Duration::from_millis(read.timeout_ms)).await;
+                return refuse(KvError::DeadlineExceeded {
+                    waiting_for: "the range to be closed".to_owned(),
+                });
+            }
         }
         let mut core = world.core();
         *core.answered.entry(name).or_default() += 1;
@@ -443,6 +460,7 @@ pub fn new_core() -> Core {
         asked: Vec::new(),
         attempts: Vec::new(),
         records: 0,
+        cut_at: None,
         page_rows: 3,
         answered: BTreeMap::new(),
     }

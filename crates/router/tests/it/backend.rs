@@ -289,7 +289,7 @@ impl Kv for Backend {
                             };
                             let value = Reply::Value(v1::GetResponse {
                                 value: Some(get.key),
-                                timestamp: 0,
+                                ..v1::GetResponse::default()
                             });
                             let _ = sender.send(Ok(reply(op.id, value))).await;
                         }
@@ -318,6 +318,7 @@ impl Kv for Backend {
         Ok(Response::new(v1::GetResponse {
             value: Some(self.name.to_string().into()),
             timestamp: 1,
+            snapshot: None,
         }))
     }
 

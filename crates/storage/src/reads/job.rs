@@ -176,7 +176,11 @@ impl Get {
                 _ => (0, None),
             };
             self.bytes += ROW_OVERHEAD_BYTES + value.as_ref().map_or(0, Bytes::len);
-            self.values.push(GetResponse { value, timestamp });
+            self.values.push(GetResponse {
+                value,
+                timestamp,
+                snapshot: None,
+            });
             if self.bytes > MAX_GOT_BYTES {
                 return Ok(Step::Refused(KvError::LimitExceeded {
                     limit: "bytes of values of one batch read".to_owned(),

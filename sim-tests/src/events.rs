@@ -104,7 +104,6 @@ pub enum Event {
         lease_end: Timestamp,
     },
     Decided(Decided),
-    /// R11: nobody logs it as long as a transaction has one range.
     Voted {
         stream: StreamId,
         epoch: Epoch,
@@ -112,6 +111,18 @@ pub enum Event {
         attempt: u32,
         lower: Timestamp,
         promise: Timestamp,
+    },
+    PrepareEnded {
+        stream: StreamId,
+        epoch: Epoch,
+        txn: TxnId,
+        attempt: u32,
+        outcome: Outcome,
+    },
+    Raised {
+        stream: StreamId,
+        at: Position,
+        floor: Timestamp,
     },
     Barred {
         stream: StreamId,
@@ -210,6 +221,8 @@ impl Event {
             Self::Leased { .. } => "leased",
             Self::Decided(_) => "decided",
             Self::Voted { .. } => "voted",
+            Self::PrepareEnded { .. } => "prepare_ended",
+            Self::Raised { .. } => "raised",
             Self::Barred { .. } => "barred",
             Self::GivenUp { .. } => "given_up",
             Self::Released { .. } => "released",
@@ -256,6 +269,7 @@ impl Event {
             | Self::Ended { txn, .. }
             | Self::Told { txn, .. }
             | Self::Voted { txn, .. }
+            | Self::PrepareEnded { txn, .. }
             | Self::Barred { txn, .. }
             | Self::GivenUp { txn, .. }
             | Self::Decided(Decided { txn, .. }) => Some(*txn),

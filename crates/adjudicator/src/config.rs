@@ -31,6 +31,10 @@ pub struct Config {
     pub suspect_after_ms: u64,
     /// Longest random delay before a takeover, in milliseconds: it keeps candidates from duels (R17).
     pub takeover_delay_ms: u64,
+    /// How far above its lowest timestamp a transaction across ranges may commit, in milliseconds: what its votes allow. Its
+    /// home waits half of this for votes, and other ranges ask a home that is silent for a quarter. Leads of ranges must not
+    /// differ by more; at least 4 round trips between regions.
+    pub prepare_timeout_ms: u64,
     /// Memory for recent writes, in bytes. More of it lets older transactions commit.
     pub recent_bytes: usize,
     /// Memory for outcomes, in bytes: it should hold those of 10 minutes. Full, commits are refused.
@@ -84,6 +88,7 @@ impl Default for Config {
             lead_window_ms: 10_000,
             suspect_after_ms: 1_000,
             takeover_delay_ms: 50,
+            prepare_timeout_ms: 1_000,
             recent_bytes: 128 << 20,
             outcome_bytes: 512 << 20,
             queue_requests: 8_192,
@@ -106,6 +111,7 @@ impl Config {
             ("closed_interval_ms", self.closed_interval_ms),
             ("suspect_after_ms", self.suspect_after_ms),
             ("call_timeout_ms", self.call_timeout_ms),
+            ("prepare_timeout_ms", self.prepare_timeout_ms),
             ("queue_requests", self.queue_requests as u64),
             ("queue_bytes", self.queue_bytes as u64),
             ("connection_requests", self.connection_requests as u64),
@@ -158,6 +164,10 @@ impl Config {
 
     pub(crate) fn suspect_after(&self) -> Duration {
         Duration::from_millis(self.suspect_after_ms)
+    }
+
+    pub(crate) fn prepare_timeout(&self) -> Duration {
+        Duration::from_millis(self.prepare_timeout_ms)
     }
 
     pub(crate) fn call_timeout(&self) -> Duration {

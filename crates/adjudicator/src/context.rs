@@ -6,19 +6,28 @@ use std::sync::Arc;
 use meridian_clock::Interval;
 use meridian_protocol::quorum::majority;
 use meridian_rpc::Env;
+use meridian_rpc::committed::CommittedWatch;
+use meridian_rpc::owner::Owners;
 use meridian_types::{Key, KeyRange, NodeName, RangeId, RangeMap, RangeMapEntry, StreamId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::exchange::Exchange;
 
 /// The world and the settings of the process.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) env: Env,
     pub(crate) map: watch::Receiver<Arc<RangeMap>>,
-    /// The replicas of every stream. A replica's index in this list is its number everywhere in this crate.
+    /// The replicas of every stream, the nearest first. A replica's index in this list is its number everywhere in this crate.
     pub(crate) journals: Vec<NodeName>,
+    /// Who owns the other streams, as far as this process knows.
+    pub(crate) owners: Owners,
+    /// What the nearest journal node knows to be committed.
+    pub(crate) committed: CommittedWatch,
+    /// The way to the other adjudicators.
+    pub(crate) exchange: Exchange,
     /// Asks for a clean end.
     pub(crate) shutdown: CancellationToken,
 }

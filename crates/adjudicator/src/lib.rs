@@ -3,6 +3,7 @@
 //! ```text
 //! query processor ──DecideBatch──> connection ──> stream task: decide ──records──> links ──> journal nodes
 //!        ^────────DecisionBatch──── when a quorum persisted the record <──────────acks──────────┘
+//! stream task ──votes, and how attempts ended (exchange)──> stream tasks of other ranges, here or in other processes
 //! ```
 //! Every decision is made by the pure modules of `meridian_protocol`; this crate moves records, waits and retries.
 //!
@@ -13,6 +14,7 @@ pub mod config;
 mod connection;
 mod context;
 pub mod error;
+mod exchange;
 mod journals;
 mod link;
 mod meta;
@@ -25,6 +27,8 @@ mod takeover;
 
 use std::sync::Arc;
 
+use meridian_rpc::committed::CommittedWatch;
+use meridian_rpc::owner::Owners;
 use meridian_rpc::{Env, Listener, ServiceFailure, Started, serve};
 use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
@@ -36,13 +40,15 @@ pub use config::{Config, Lead};
 pub use error::ConfigError;
 
 use context::Context;
+use exchange::Exchange;
 use registry::Registry;
 use service::AdjudicatorService;
 
 /// The service's role, as status and errors name it.
 pub const ROLE: &str = "adjudicator";
 
-/// Starts an adjudicator: a candidate for every stream of the range map. `journals` are the replicas of every stream.
+/// Starts an adjudicator: a candidate for every stream of the range map. `journals` are the replicas of every stream,
+/// the nearest first, and `committed` follows what the nearest one knows.
 ///
 /// After `shutdown` it stops deciding, hands its ranges over with a `Released` record (within
 /// [`Config::release_timeout_ms`]) and ends.
@@ -51,6 +57,7 @@ pub async fn start(
     env: Env,
     map: watch::Receiver<Arc<RangeMap>>,
     journals: Vec<NodeName>,
+    committed: CommittedWatch,
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     config.check()?;
@@ -59,6 +66,9 @@ pub async fn start(
     }
     let registry = Arc::new(Registry::new(journals.len()));
     let ctx = Arc::new(Context {
+        owners: Owners::new(env.network.clone(), map.clone()),
+        committed,
+        exchange: Exchange::new(env.node.clone(), registry.clone()),
         config,
         env,
         map,
@@ -80,9 +90,10 @@ pub async fn run(
     listener: Listener,
     map: watch::Receiver<Arc<RangeMap>>,
     journals: Vec<NodeName>,
+    committed: CommittedWatch,
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
-    let started = start(config, env, map, journals, shutdown.clone()).await?;
+    let started = start(config, env, map, journals, committed, shutdown.clone()).await?;
     let mut routes = RoutesBuilder::default();
     started.service.register(&mut routes);
     let failure = |what: String| ServiceFailure { role: ROLE, what };
@@ -107,17 +118,22 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
     let mut map = ctx.map.clone();
     let mut failed = None;
     while failed.is_none() {
-        map.mark_unchanged();
+        let known = map.borrow_and_update().clone();
         for stream in ctx.streams() {
             if let Some(task) = stream::task(&ctx, &registry, stream) {
                 streams.spawn(task);
+            }
+        }
+        for node in known.entries.iter().flat_map(|range| &range.candidates) {
+            if let Some(link) = ctx.exchange.link(&ctx, node, &stop) {
+                links.spawn(link);
             }
         }
         tokio::select! {
             biased;
             () = ctx.shutdown.cancelled() => break,
             Some(ended) = streams.join_next() => failed = failure_of(ended, "the task of a stream"),
-            Some(ended) = links.join_next() => failed = failure_of(ended, "the link to a journal node"),
+            Some(ended) = links.join_next() => failed = failure_of(ended, "the link to a journal node or another adjudicator"),
             // A map that cannot change any more: only shutdown is left to wait for.
             () = changed(&mut map) => {}
         }

@@ -66,7 +66,7 @@ pub(crate) async fn run(ctx: Arc<Context>, registry: Arc<Registry>, replica: usi
 }
 
 /// Between half of the duration and all of it.
-fn jittered(duration: Duration, rng: &mut StdRng) -> Duration {
+pub(crate) fn jittered(duration: Duration, rng: &mut StdRng) -> Duration {
     duration.mul_f64(rng.random_range(0.5..=1.0))
 }
 

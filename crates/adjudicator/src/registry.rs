@@ -10,6 +10,7 @@ use meridian_rpc::v1::OwnedRangeStatus;
 use meridian_types::{Epoch, Position, StreamId};
 use tokio::sync::mpsc;
 
+use crate::exchange::PeerMessage;
 use crate::request::{Budget, Control, DecideWork};
 
 /// One message of a stream's owner to a journal node.
@@ -64,6 +65,8 @@ pub(crate) struct StreamHandle {
     pub(crate) links: mpsc::Sender<LinkEvent>,
     pub(crate) control: mpsc::Sender<Control>,
     pub(crate) decides: mpsc::Sender<DecideWork>,
+    /// Votes, and how attempts ended.
+    pub(crate) peers: mpsc::Sender<PeerMessage>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) status: Arc<Mutex<OwnedRangeStatus>>,
 }

@@ -1,5 +1,6 @@
 //! What is asked of a stream's task, and how it answers.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::meta::Change;
@@ -7,22 +8,22 @@ use bytes::Bytes;
 use meridian_protocol::adjudication::Refusal;
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::internal::{
-    ChangeResponse, CloseThroughResponse, Committed, Decision, LocateResponse, OutcomeAnswer, Refused,
-    Unknown, decision,
+    ChangeResponse, CloseThroughResponse, Committed, Decided, Decision, LocateResponse, OutcomeAnswer,
+    RaiseFloorResponse, Refused, Unknown, Voted, decision,
 };
-use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, Timestamp};
+use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, StreamId, Timestamp};
 use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// A commit attempt on its way to being decided.
+/// A commit attempt, or the part of one in this range, on its way to being decided.
 pub(crate) struct DecideWork {
     pub(crate) attempt: Attempt,
     pub(crate) start: Timestamp,
+    /// The keys that it writes in this range.
     pub(crate) written: Vec<Key>,
     pub(crate) reads: Vec<KeyRange>,
-    /// The encoded write set, as the query processor built it.
-    pub(crate) payload: Bytes,
+    pub(crate) part: Part,
     /// What it takes of the queue's memory.
     pub(crate) bytes: usize,
     /// Nobody waits for the answer after this.
@@ -30,11 +31,31 @@ pub(crate) struct DecideWork {
     pub(crate) reply: ReplyTo,
 }
 
+/// What this range is to the attempt.
+pub(crate) enum Part {
+    /// Its home, which decides it and logs it.
+    Home(HomePart),
+    /// Another range that it touches: the vote goes to the home's owner, at this node.
+    Participant(NodeName),
+}
+
+/// What the home of an attempt is given beside the keys of its own range.
+pub(crate) struct HomePart {
+    /// The encoded write set of all ranges, as the query processor built it.
+    pub(crate) payload: Bytes,
+    /// The keys that it writes in the other ranges.
+    pub(crate) elsewhere: Vec<Key>,
+    /// The streams of the other ranges and their owners, as far as the sender knows. None: it touches this range only.
+    pub(crate) participants: BTreeMap<StreamId, NodeName>,
+}
+
 /// Where the answer to one request goes: a place in its connection's outgoing queue, reserved when the request
 /// was read, so that answering never waits.
 pub(crate) struct ReplyTo {
     pub(crate) id: u64,
     pub(crate) place: OwnedPermit<Decision>,
+    /// The same queue, for what is told before the answer.
+    pub(crate) queue: mpsc::Sender<Decision>,
 }
 
 impl ReplyTo {
@@ -43,6 +64,18 @@ impl ReplyTo {
             id: self.id,
             result: Some(result),
         });
+    }
+
+    /// Not the last answer: left out when the queue has no room for it.
+    pub(crate) fn decided(&self, decided: Decided) {
+        let _ = self.queue.try_send(Decision {
+            id: self.id,
+            result: Some(decision::Result::Decided(decided)),
+        });
+    }
+
+    pub(crate) fn voted(self) {
+        self.send(decision::Result::Voted(Voted {}));
     }
 
     pub(crate) fn committed(self, committed: Committed) {
@@ -64,9 +97,19 @@ pub(crate) enum Control {
     /// With the journal node whose feed the reader follows.
     CloseThrough(Timestamp, NodeName, oneshot::Sender<CloseThroughResponse>),
     Outcome(CommitToken, oneshot::Sender<OutcomeAnswer>),
-    AttemptOutcome(Attempt, Timestamp, oneshot::Sender<OutcomeAnswer>),
+    AttemptOutcome(AttemptQuestion, oneshot::Sender<OutcomeAnswer>),
     /// Of the range map, at the meta stream.
     Change(Change, oneshot::Sender<ChangeResponse>),
+    /// R19.
+    RaiseFloor(Timestamp, oneshot::Sender<RaiseFloorResponse>),
+}
+
+/// What became of one attempt?
+pub(crate) struct AttemptQuestion {
+    pub(crate) attempt: Attempt,
+    pub(crate) start: Timestamp,
+    /// If it waits for votes, it is to be given up.
+    pub(crate) give_up: bool,
 }
 
 impl Control {
@@ -74,7 +117,8 @@ impl Control {
         match self {
             Self::Locate(reply) => reply.is_closed(),
             Self::CloseThrough(_, _, reply) => reply.is_closed(),
-            Self::Outcome(_, reply) | Self::AttemptOutcome(_, _, reply) => reply.is_closed(),
+            Self::RaiseFloor(_, reply) => reply.is_closed(),
+            Self::Outcome(_, reply) | Self::AttemptOutcome(_, reply) => reply.is_closed(),
             Self::Change(_, reply) => reply.is_closed(),
         }
     }
@@ -99,7 +143,13 @@ impl Control {
                 not_owner: true,
                 ..ChangeResponse::default()
             })),
-            Self::Outcome(_, reply) | Self::AttemptOutcome(_, _, reply) => drop(reply.send(OutcomeAnswer {
+            Self::RaiseFloor(_, reply) => drop(reply.send(RaiseFloorResponse {
+                owner: name,
+                epoch,
+                not_owner: true,
+                ..RaiseFloorResponse::default()
+            })),
+            Self::Outcome(_, reply) | Self::AttemptOutcome(_, reply) => drop(reply.send(OutcomeAnswer {
                 outcome: meridian_rpc::internal::outcome_answer::Outcome::NotOwner.into(),
                 owner: name,
                 epoch,

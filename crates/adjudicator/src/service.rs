@@ -11,7 +11,8 @@ use meridian_rpc::internal::adjudicator_server::{Adjudicator, AdjudicatorServer}
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{
     AttemptQuery, CloseThroughRequest, CloseThroughResponse, DecideBatch, Decision, DecisionBatch,
-    LocateRequest, LocateResponse, OutcomeAnswer, OutcomeQuery,
+    ExchangeBatch, ExchangeEnd, LocateRequest, LocateResponse, OutcomeAnswer, OutcomeQuery,
+    RaiseFloorRequest, RaiseFloorResponse,
 };
 use meridian_rpc::v1::{OwnedRangeStatus, ServiceStatus};
 use meridian_rpc::{Service, convert};
@@ -23,11 +24,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use meridian_rpc::internal::meta_server::MetaServer;
 
-use crate::connection;
 use crate::context::Context;
 use crate::meta::MetaService;
 use crate::registry::{Registry, StreamHandle};
-use crate::request::Control;
+use crate::request::{AttemptQuestion, Control};
+use crate::{connection, exchange};
 
 /// Answers that one message carries at most.
 const MAX_ANSWERS: usize = 512;
@@ -161,23 +162,49 @@ impl Adjudicator for AdjudicatorService {
             .ok_or_else(|| KvError::invalid("the attempt is not named"))?;
         let attempt = Attempt::try_from(name)?;
         let handle = self.stream(attempt.home.0)?;
-        let start = Timestamp(query.start);
-        let question = |reply| Control::AttemptOutcome(attempt, start, reply);
+        let question = AttemptQuestion {
+            attempt,
+            start: Timestamp(query.start),
+            give_up: query.give_up,
+        };
+        let question = |reply| Control::AttemptOutcome(question, reply);
         let answer = self.ask(&handle, question).await?;
         Ok(Response::new(answer.unwrap_or_else(pending)))
     }
+
     async fn exchange(
         &self,
-        _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,
-    ) -> Result<Response<meridian_rpc::internal::ExchangeEnd>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        request: Request<Streaming<ExchangeBatch>>,
+    ) -> Result<Response<ExchangeEnd>, Status> {
+        let mut batches = request.into_inner();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.ctx.shutdown.cancelled() => None,
+                batch = batches.message() => batch?,
+            };
+            let Some(batch) = batch else {
+                return Ok(Response::new(ExchangeEnd {}));
+            };
+            for message in batch.messages {
+                if !exchange::deliver(&self.registry, message) {
+                    return Err(KvError::unavailable("this adjudicator is shutting down").into());
+                }
+            }
+        }
     }
 
     async fn raise_floor(
         &self,
-        _: Request<meridian_rpc::internal::RaiseFloorRequest>,
-    ) -> Result<Response<meridian_rpc::internal::RaiseFloorResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        request: Request<RaiseFloorRequest>,
+    ) -> Result<Response<RaiseFloorResponse>, Status> {
+        let RaiseFloorRequest { stream, floor } = request.into_inner();
+        let handle = self.stream(stream)?;
+        let question = |reply| Control::RaiseFloor(Timestamp(floor), reply);
+        match self.ask(&handle, question).await? {
+            Some(answer) => Ok(Response::new(answer)),
+            None => Err(KvError::unavailable(format!("stream {stream} has no owner yet")).into()),
+        }
     }
 }
 

@@ -9,11 +9,15 @@
 //! hands the records to the links, and answers what is committed.
 
 mod catch_up;
+mod cross;
 mod decide;
+mod floors;
 mod hand_over;
+mod home;
 mod lead;
 mod map;
 mod owner;
+mod participant;
 mod peers;
 mod questions;
 mod replicate;
@@ -41,10 +45,15 @@ use task::{Inbox, Task};
 const REFENCE_PAUSE: Duration = Duration::from_millis(250);
 /// How long to wait when older entries could not be read.
 const FETCH_PAUSE: Duration = Duration::from_millis(200);
+/// Added to waits for a clock's reading: a timer that comes too early would come again and again.
+const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 /// Events of the journal that may wait; the links wait when there are more.
 const LINK_EVENTS: usize = 1_024;
 /// Questions that may wait; beyond, they are refused as overloaded.
 const QUESTIONS: usize = 1_024;
+
+/// Messages of other adjudicators that may wait; beyond, they are dropped.
+const PEER_MESSAGES: usize = 8_192;
 
 /// The task of a stream, unless this process has one already. It ends after `ctx.shutdown`.
 pub(crate) fn task(
@@ -55,10 +64,12 @@ pub(crate) fn task(
     let (links, link_events) = mpsc::channel(LINK_EVENTS);
     let (control, questions) = mpsc::channel(QUESTIONS);
     let (decides, requests) = mpsc::channel(ctx.config.queue_requests);
+    let (peers, peer_messages) = mpsc::channel(PEER_MESSAGES);
     let handle = StreamHandle {
         links: links.clone(),
         control,
         decides,
+        peers,
         budget: Arc::new(Budget::new(ctx.config.queue_bytes)),
         status: Arc::new(Mutex::new(OwnedRangeStatus::default())),
     };
@@ -66,6 +77,7 @@ pub(crate) fn task(
     let inbox = Inbox {
         links: link_events,
         control: questions,
+        peers: peer_messages,
         decides: requests,
     };
     let task = Task::new(ctx.clone(), stream, inbox, handle, connections);

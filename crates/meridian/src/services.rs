@@ -33,7 +33,7 @@ pub(crate) async fn start(
     let env = &common.env;
     match role {
         Role::Journal => journal(node, env, shutdown).await,
-        Role::Adjudicator => adjudicator(node, env, common.map.clone(), shutdown).await,
+        Role::Adjudicator => adjudicator(node, common, shutdown).await,
         Role::Storage => storage(node, env, common.owners.clone(), shutdown).await,
         Role::Query => query(node, common, shutdown).await,
         Role::Router => router(node, env, shutdown).await,
@@ -56,13 +56,13 @@ async fn journal(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -
 
 async fn adjudicator(
     node: &NodeStart<'_>,
-    env: &Env,
-    map: watch::Receiver<Arc<RangeMap>>,
+    common: &Common,
     shutdown: CancellationToken,
 ) -> Result<Started, Error> {
     let config = node.node.settings.adjudicator(&node.file.cluster.settings);
     let journals = nearest(node, Role::Journal);
-    Ok(meridian_adjudicator::start(config, env.clone(), map, journals, shutdown).await?)
+    let (env, map, committed) = (common.env.clone(), common.map.clone(), common.committed.clone());
+    Ok(meridian_adjudicator::start(config, env, map, journals, committed, shutdown).await?)
 }
 
 async fn storage(

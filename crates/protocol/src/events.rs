@@ -14,7 +14,10 @@
 //! | `opening` | adjudicator | stream, epoch, lsn, adopted_epoch, adopted_lsn, floor, lease_end, resumed | it has won a fence and appends `Opened` after the adopted log; `resumed`: it was the owner and keeps its soft state |
 //! | `serving` | adjudicator | stream, epoch, floor, window_low, lease_end | its `Opened` is committed |
 //! | `leased` | adjudicator | stream, epoch, lease_end | a `Lease` record is committed: it may be relied on |
-//! | `decided` | adjudicator | stream, epoch, lsn, txn, attempt, start, commit, written, checked | a transaction commits if the record at `lsn` does (R2) |
+//! | `decided` | adjudicator | stream, epoch, lsn, txn, attempt, start, commit, written, checked, participants | a transaction commits if the record at `lsn` does (R2); `written` names the keys of all ranges, `checked` those of this one, `participants` the streams of the others, if any |
+//! | `voted` | adjudicator | stream, epoch, txn, attempt, home, home_epoch, start, lower, promise, written, checked | it votes yes on an attempt whose home is another stream, perhaps once more (5.1) |
+//! | `prepare_ended` | adjudicator | stream, epoch, txn, attempt, home, home_epoch, outcome, commit, lsn | it applies what became of an attempt that it has voted on (5.4); `unknown`: its home has forgotten |
+//! | `raised` | adjudicator | stream, epoch, floor, lsn | it promises that nothing commits at or below `floor` after `lsn`, once that is committed (R19) |
 //! | `barred` | adjudicator | stream, epoch, lsn, txn | no attempt of the transaction ever commits if the record at `lsn` is committed |
 //! | `given_up` | adjudicator | stream, epoch, txn, attempt, home_epoch | it says of one attempt that it will never commit |
 //! | `released` | adjudicator | stream, epoch, lsn, floor | it appends `Released`, its last act in the epoch |

@@ -75,6 +75,17 @@ impl Lease {
         Some(end)
     }
 
+    /// R19: a lease that reaches at least to `end` is needed now: the `lease_end` of the `Lease` record to append. `None` when
+    /// one was asked for already.
+    pub fn extend(&mut self, end: Timestamp, now: Interval) -> Option<Timestamp> {
+        if end <= self.requested_end {
+            return None;
+        }
+        self.renewed_at = now.latest;
+        self.requested_end = end.max(now.latest.saturating_add(self.policy.length));
+        Some(self.requested_end)
+    }
+
     /// When `now.latest` reaches this, [`Self::renew`] wants to be called: a third of the length after the last
     /// renewal. `None` while the range is idle: no timer, no sync; the next use opens it again.
     pub fn due_at(&self) -> Option<Timestamp> {

@@ -260,7 +260,9 @@ impl Node {
                 started.await.map_err(ServiceFailure::from)
             }
             Role::Adjudicator => {
-                meridian_adjudicator::start(self.adjudicator_config(), env, map, journals, stop).await
+                let committed = CommittedWatch::start(&env, journals.clone(), stop.clone());
+                let config = self.adjudicator_config();
+                meridian_adjudicator::start(config, env, map, journals, committed, stop).await
             }
             Role::Storage => {
                 let config = meridian_storage::Config::default();

@@ -28,8 +28,10 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
             owner: fields.epoch("owner_epoch")?,
             at: fields.position()?,
         }),
-        name @ ("opening" | "serving" | "leased" | "decided" | "voted" | "barred" | "given_up"
-        | "released" | "answered" | "closed" | "stopped") => adjudicator(name, fields),
+        name @ ("opening" | "serving" | "leased" | "decided" | "voted" | "prepare_ended" | "raised"
+        | "barred" | "given_up" | "released" | "answered" | "closed" | "stopped") => {
+            adjudicator(name, fields)
+        }
         name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
         name => storage(name, fields),
     }
@@ -99,6 +101,18 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
             attempt: attempt(fields)?,
             lower: timestamp("lower")?,
             promise: timestamp("promise")?,
+        },
+        "prepare_ended" => Event::PrepareEnded {
+            stream,
+            epoch,
+            txn: fields.txn()?,
+            attempt: attempt(fields)?,
+            outcome: outcome(fields)?,
+        },
+        "raised" => Event::Raised {
+            stream,
+            at: fields.position()?,
+            floor: timestamp("floor")?,
         },
         "barred" => Event::Barred {
             stream,

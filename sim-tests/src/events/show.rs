@@ -176,6 +176,10 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
                 Seconds(*promise)
             )
         }
+        Event::PrepareEnded {
+            epoch, txn, outcome, ..
+        } => write!(f, "{epoch} {} {outcome:?}", Short(*txn)),
+        Event::Raised { at, floor, .. } => write!(f, "{at} floor {}", Seconds(*floor)),
         Event::Barred { at, txn, .. } => write!(f, "{at} {}", Short(*txn)),
         Event::GivenUp {
             epoch,

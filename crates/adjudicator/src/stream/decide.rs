@@ -5,13 +5,14 @@ use std::time::Duration;
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{CommitRequest, Decision, Refusal};
 use meridian_protocol::events;
+use meridian_rpc::internal::Decided;
 use tokio::time::Instant;
 
 use super::owner::{Owner, Phase};
 use super::waiting::Answer;
 use crate::config::Lead;
 use crate::records;
-use crate::request::{DecideWork, not_ready, to_wire, wrong_epoch};
+use crate::request::{DecideWork, HomePart, Part, ReplyTo, not_ready, to_wire, wrong_epoch};
 
 /// Entries that may be on their way; bytes are bounded by the configuration.
 const MAX_ENTRIES_IN_FLIGHT: u64 = 65_536;
@@ -113,20 +114,32 @@ impl Owner {
     }
 
     fn decide(&mut self, work: DecideWork, now: Interval) {
+        if work.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            work.reply
+                .refused(not_ready("the deadline passed before it was decided"));
+            return;
+        }
+        match &work.part {
+            Part::Participant(_) => self.prepare(work, now),
+            Part::Home(part) if part.participants.is_empty() => self.decide_alone(work, now),
+            Part::Home(_) => self.begin_home(work, now),
+        }
+    }
+
+    /// Decides a transaction that touches this range only (section 4).
+    fn decide_alone(&mut self, work: DecideWork, now: Interval) {
         let DecideWork {
             attempt,
             start,
             written,
             reads,
-            payload,
-            deadline,
+            part: Part::Home(HomePart { payload, .. }),
             reply,
             ..
-        } = work;
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            reply.refused(not_ready("the deadline passed before it was decided"));
+        } = work
+        else {
             return;
-        }
+        };
         let request = CommitRequest {
             attempt,
             start,
@@ -143,17 +156,27 @@ impl Owner {
                     start = start.0, commit = commit.0, ?written, checked = ?reads
                 );
                 self.append(lsn, |at| records::commit(at, txn, commit, payload));
+                reply.decided(Decided {
+                    commit: commit.0,
+                    lsn: lsn.0,
+                    epoch: self.replication.epoch().0,
+                });
                 self.answer_committed(reply, commit, lsn);
             }
             Decision::Known { commit, lsn } => self.answer_committed(reply, commit, lsn),
             Decision::Refused(refused) => {
                 tracing::trace!(%txn, stream = %self.stream, %refused, "refused");
-                let wire = to_wire(&refused, &self.ctx.env.node);
-                match refused {
-                    Refusal::Barred { lsn } => self.answer_at(lsn, Answer::Refused(reply, wire)),
-                    _ => reply.refused(wire),
-                }
+                self.refuse(reply, &refused);
             }
+        }
+    }
+
+    /// Tells why it does not commit; of a bar, once that is durable.
+    pub(super) fn refuse(&mut self, reply: ReplyTo, refused: &Refusal) {
+        let wire = to_wire(refused, &self.ctx.env.node);
+        match refused {
+            Refusal::Barred { lsn } => self.answer_at(*lsn, Answer::Refused(reply, wire)),
+            _ => reply.refused(wire),
         }
     }
 

@@ -23,7 +23,9 @@ use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, Position, RangeMap, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
 use tokio::time::Instant;
 
+use super::cross::{BackgroundWork, Cross, other_streams};
 use super::lead::LeadMeter;
+use super::questions::CloseWaiter;
 use super::tail::Tail;
 use super::waiting::{Answer, Waiting};
 use crate::context::Context;
@@ -79,6 +81,12 @@ pub(crate) struct Owner {
     pub(super) batch_bytes: usize,
     /// About the longest time that a batch took lately until it was committed.
     pub(super) slowest_commit: Duration,
+    /// The attempts across ranges that this owner has a part in.
+    pub(super) cross: Cross,
+    /// Calls to other adjudicators.
+    pub(super) background: BackgroundWork,
+    /// Reads that wait for a closure that an open prepare or another stream holds back, and until when.
+    pub(super) close_waiters: Vec<CloseWaiter>,
     pub(super) last_closure: Option<Closure>,
     pub(super) next_closure: Instant,
     pub(super) last_use: Option<Instant>,
@@ -112,7 +120,9 @@ impl Owner {
             opened,
             outcome_low: recovered.outcome_low,
         };
-        let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()));
+        let known_map = ctx.map.borrow().clone();
+        let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()))
+            .with_streams(other_streams(&known_map, stream));
         for outcome in &recovered.outcomes {
             if is_broken(Rule::OutcomesRecovered) {
                 break;
@@ -148,6 +158,9 @@ impl Owner {
             batches: VecDeque::new(),
             batch_bytes: 0,
             slowest_commit: Duration::ZERO,
+            cross: Cross::new(known_map.version),
+            background: BackgroundWork::new(),
+            close_waiters: Vec::new(),
             last_closure: None,
             next_closure: started,
             last_use: None,
@@ -157,16 +170,15 @@ impl Owner {
             deposed: false,
             ctx,
         };
-        owner.append_opened(&fence, lease_end, false);
+        owner.append_opened(&fence, lease_end, &known_map, false);
         owner
     }
 
     /// `resumed`: the soft state of the epoch before is kept.
-    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp, resumed: bool) {
+    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp, map: &Arc<RangeMap>, resumed: bool) {
         if let Some((replica, disk)) = fence.fenced.rejoin {
             self.replication.allow_rejoin(replica, disk);
         }
-        let (_, map_version) = self.ctx.range(self.stream);
         let at = self.replication.append();
         let (adopted, floor) = (fence.fenced.last, self.adjudication.floor());
         tracing::trace!(
@@ -174,7 +186,8 @@ impl Owner {
             adopted_epoch = adopted.epoch.0, adopted_lsn = adopted.lsn.0, floor = floor.0, lease_end = lease_end.0,
             resumed
         );
-        self.push(records::opened(at, &self.ctx.env.node, lease_end, map_version));
+        self.note_named(at.lsn, map);
+        self.push(records::opened(at, &self.ctx.env.node, lease_end, map.version));
     }
 
     /// Fenced anew. It keeps what it knows, if the log that is adopted ends where it left it.
@@ -184,6 +197,8 @@ impl Owner {
         if fence.fenced.last != left || !matches!(self.phase, Phase::Refencing { .. }) {
             return false;
         }
+        // What waits for votes names the epoch that ends.
+        self.let_homes_go();
         let now = self.ctx.now();
         let lease_end = Lease::opening_end(self.ctx.config.lease(), self.adjudication.floor(), now)
             .max(self.lease.requested_end());
@@ -193,7 +208,8 @@ impl Owner {
         self.adopted = (fence.fenced.adopt, fence.fenced.last);
         self.lease = Lease::new(self.ctx.config.lease(), lease_end, now);
         self.phase = Phase::Reopening { adopted: left };
-        self.append_opened(fence, lease_end, true);
+        let known_map = self.ctx.map.borrow().clone();
+        self.append_opened(fence, lease_end, &known_map, true);
         true
     }
 
@@ -268,6 +284,7 @@ impl Owner {
                 version,
                 ..ChangeResponse::default()
             })),
+            Answer::Raised(reply, answer) => drop(reply.send(answer)),
             Answer::Lease(lease_end) => {
                 tracing::trace!(
                     target: events::TARGET, event = "leased", stream = self.stream.0,
@@ -276,6 +293,7 @@ impl Owner {
                 self.leases_in_flight -= 1;
                 self.lease.on_durable(lease_end);
                 self.adjudication.on_lease_durable(lease_end);
+                self.cross.are_homes_due = true;
             }
         }
     }
@@ -288,15 +306,21 @@ impl Owner {
 
     /// More of the log is committed.
     pub(super) fn on_committed(&mut self, committed: Lsn) {
+        let epoch = self.epoch_of(committed);
         tracing::trace!(
             target: events::TARGET, event = "counted", stream = self.stream.0,
-            owner_epoch = self.replication.epoch().0, epoch = self.epoch_of(committed), lsn = committed.0
+            owner_epoch = self.replication.epoch().0, epoch, lsn = committed.0
         );
+        // Ranges of the same process need not wait for a journal node to tell them.
+        self.ctx
+            .committed
+            .learn(self.stream, Position::new(epoch, committed.0));
         if matches!(self.phase, Phase::Opening | Phase::Reopening { .. })
             && committed >= self.replication.epoch_start()
         {
             self.on_opened();
         }
+        self.use_named(committed);
         self.measure(committed);
         while let Some(answer) = self.waiting.pop(committed) {
             self.tell(answer);
@@ -347,15 +371,22 @@ impl Owner {
         let Some(lease_end) = self.lease.renew(now) else {
             return false;
         };
-        let (_, map_version) = self.ctx.range(self.stream);
+        self.append_lease(lease_end);
+        true
+    }
+
+    /// Appends a `Lease` record; where it is.
+    pub(super) fn append_lease(&mut self, lease_end: Timestamp) -> Lsn {
+        let map = self.ctx.map.borrow().clone();
         let lsn = self.adjudication.take_lsn();
         let ctx = self.ctx.clone();
         self.append(lsn, |at| {
-            records::lease(at, &ctx.env.node, lease_end, map_version)
+            records::lease(at, &ctx.env.node, lease_end, map.version)
         });
+        self.note_named(lsn, &map);
         self.leases_in_flight += 1;
         self.answer_at(lsn, Answer::Lease(lease_end));
-        true
+        lsn
     }
 
     /// Forgets outcomes that are older than they have to be answerable (section 5).
@@ -370,6 +401,7 @@ impl Owner {
 
     /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].
     pub(super) fn begin_release(&mut self) {
+        self.let_homes_go();
         self.phase = Phase::Releasing { released: None };
     }
 
@@ -401,6 +433,8 @@ impl Owner {
         self.adjudication.stop();
         self.log_stopped();
         self.waiting.let_go();
+        self.let_homes_go();
+        self.close_waiters.clear();
         if let Some(work) = self.held.take() {
             work.reply.refused(wrong_epoch(None));
         }

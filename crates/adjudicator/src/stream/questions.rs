@@ -1,5 +1,7 @@
 //! What an owner is asked besides commits: where the range is closed, and what became of a transaction.
 
+use std::time::Duration;
+
 use meridian_protocol::adjudication::{AttemptAnswer, OutcomeAnswer as Known};
 use meridian_protocol::closing::Closure;
 use meridian_protocol::events;
@@ -13,10 +15,22 @@ use tokio::time::Instant;
 use super::owner::{Owner, Phase};
 use super::peers::Peer;
 use super::waiting::Answer;
-use crate::request::Control;
+use crate::request::{AttemptQuestion, Control};
 
 /// Questions that may wait for the lease to be renewed.
 const MAX_LEASE_WAITERS: usize = 1_024;
+
+/// Reads that may wait for what holds a closure back.
+const MAX_CLOSE_WAITERS: usize = 1_024;
+/// How long they wait before they are told how far the range is closed.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// A read that waits for a closure.
+pub(super) struct CloseWaiter {
+    at: Timestamp,
+    pub(super) until: Instant,
+    reply: oneshot::Sender<CloseThroughResponse>,
+}
 
 impl Owner {
     /// Any question, while the owner serves.
@@ -36,18 +50,16 @@ impl Owner {
                 owner: self.ctx.env.node.0.clone(),
                 epoch: self.replication.epoch().0,
             })),
-            Control::CloseThrough(_, journal, reply) => {
-                let now = self.ctx.now();
-                self.note_use(now);
+            Control::CloseThrough(at, journal, reply) => {
                 if let Some(journal) = self.ctx.journals.iter().position(|name| *name == journal) {
-                    self.lead.on_read(journal, now);
+                    self.lead.on_read(journal, self.ctx.now());
                 }
-                let closed = self.close(peers);
-                self.tell_closed(reply, closed);
+                self.close_through(at, reply, peers);
             }
             Control::Change(change, reply) => self.on_change(&change, reply),
+            Control::RaiseFloor(floor, reply) => self.on_raise_floor(floor, reply),
             Control::Outcome(token, reply) => self.on_outcome(&token, reply),
-            Control::AttemptOutcome(attempt, start, reply) => self.on_attempt_outcome(attempt, start, reply),
+            Control::AttemptOutcome(question, reply) => self.on_attempt_outcome(&question, reply),
         }
     }
 
@@ -65,6 +77,51 @@ impl Owner {
         }
         for control in std::mem::take(&mut self.lease_waiters) {
             self.on_question(control, peers);
+        }
+    }
+
+    /// R15: a read waits for the range to be closed through `at`.
+    fn close_through(
+        &mut self,
+        at: Timestamp,
+        reply: oneshot::Sender<CloseThroughResponse>,
+        peers: &mut [Peer],
+    ) {
+        self.note_use(self.ctx.now());
+        let closed = self.close(peers);
+        if closed < at && self.is_held_back(at) && self.close_waiters.len() < MAX_CLOSE_WAITERS {
+            let until = Instant::now() + CLOSE_PATIENCE;
+            self.close_waiters.push(CloseWaiter { at, until, reply });
+        } else {
+            self.tell_closed(reply, closed);
+        }
+    }
+
+    /// Whether something other than the clock keeps the range from being closed through `at`: it is not long.
+    fn is_held_back(&mut self, at: Timestamp) -> bool {
+        let now = self.ctx.now();
+        let lead = self.lead_now(now);
+        self.adjudication.lowest_open().is_some_and(|lower| lower <= at)
+            || !self.adjudication.wanted_raises(now, lead).is_empty()
+    }
+
+    /// Something that held a closure back is gone, or somebody has waited for one for long enough.
+    pub(super) fn answer_close_waiters(&mut self, at: Instant, peers: &mut [Peer]) {
+        let may_close = std::mem::take(&mut self.cross.may_close);
+        if self.close_waiters.is_empty() || self.phase != Phase::Serving {
+            return;
+        }
+        if may_close || self.close_waiters.iter().any(|waiter| waiter.until <= at) {
+            let closed = self.close(peers);
+            let waiters = std::mem::take(&mut self.close_waiters);
+            let (done, waiting) = waiters
+                .into_iter()
+                .partition(|waiter| waiter.at <= closed || waiter.until <= at);
+            self.close_waiters = waiting;
+            let done: Vec<CloseWaiter> = done;
+            for waiter in done {
+                self.tell_closed(waiter.reply, closed);
+            }
         }
     }
 
@@ -124,25 +181,33 @@ impl Owner {
             Known::Bar { lsn } => {
                 tracing::info!(%txn, stream = %self.stream, %lsn, "barring a transaction whose outcome was asked for");
                 self.append_barred(lsn, txn);
+                self.cross.are_homes_due = true;
                 if is_broken(Rule::DurableBar) {
                     return drop(reply.send(self.outcome(Outcome::Aborted)));
                 }
                 self.tell_aborted(reply, lsn);
             }
-            Known::Forgotten => drop(reply.send(self.outcome(Outcome::Forgotten))),
+            Known::Forgotten => self.tell_forgotten(reply),
             Known::Unavailable => drop(reply.send(self.outcome(Outcome::Pending))),
         }
     }
 
-    /// A query processor asks what became of one attempt (section 5): never bars the transaction.
+    /// A query processor or another range's owner asks what became of one attempt (section 5): never bars the transaction.
     pub(super) fn on_attempt_outcome(
         &mut self,
-        attempt: Attempt,
-        start: Timestamp,
+        question: &AttemptQuestion,
         reply: oneshot::Sender<OutcomeAnswer>,
     ) {
+        let AttemptQuestion {
+            attempt,
+            start,
+            give_up,
+        } = *question;
         if !self.has_room() {
             return drop(reply.send(self.outcome(Outcome::Pending)));
+        }
+        if give_up {
+            self.give_up_attempt(attempt);
         }
         let now = self.ctx.now();
         let outcome = match self.adjudication.attempt_outcome(&attempt, start, now) {
@@ -153,13 +218,21 @@ impl Owner {
                 self.log_given_up(attempt);
                 Outcome::Aborted
             }
-            AttemptAnswer::Forgotten => Outcome::Forgotten,
+            AttemptAnswer::Forgotten => return self.tell_forgotten(reply),
             AttemptAnswer::Pending => Outcome::Pending,
         };
         let _ = reply.send(self.outcome(outcome));
     }
 
-    fn log_given_up(&self, attempt: Attempt) {
+    /// Where the log is committed up to goes with it: a participant's closures have to wait for that (section 5, forgetting).
+    fn tell_forgotten(&self, reply: oneshot::Sender<OutcomeAnswer>) {
+        let _ = reply.send(OutcomeAnswer {
+            lsn: self.replication.committed().0,
+            ..self.outcome(Outcome::Forgotten)
+        });
+    }
+
+    pub(super) fn log_given_up(&self, attempt: Attempt) {
         tracing::trace!(
             target: events::TARGET, event = "given_up", stream = self.stream.0, epoch = self.replication.epoch().0,
             txn = attempt.txn.0.as_u128(), attempt = attempt.number, home_epoch = attempt.home_epoch.0

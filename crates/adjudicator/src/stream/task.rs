@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use meridian_types::{RangeMap, StreamId};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::cross::{Background, BackgroundWork};
 use super::hand_over::HandOver;
 use super::owner::{MAX_LEASES_IN_FLIGHT, Owner, Phase};
 use super::peers::Peer;
 use crate::context::Context;
+use crate::exchange::PeerMessage;
 use crate::registry::{Connection, LinkEvent, StreamHandle};
 use crate::request::{Control, DecideWork, KnownOwner, wrong_epoch};
 use crate::takeover::Verdict;
@@ -24,13 +27,12 @@ const MAX_TAKEN: usize = 1_024;
 const MAX_PARKED: usize = 1_024;
 /// A standby that is asked to decide looks for an owner at most this often.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
-/// Added to waits for a clock's reading: a timer that comes too early would come again and again.
-const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 
 /// Where the task's events come from.
 pub(super) struct Inbox {
     pub(super) links: mpsc::Receiver<LinkEvent>,
     pub(super) control: mpsc::Receiver<Control>,
+    pub(super) peers: mpsc::Receiver<PeerMessage>,
     pub(super) decides: mpsc::Receiver<DecideWork>,
 }
 
@@ -73,6 +75,8 @@ enum Event {
     Verdict(Verdict),
     Timer,
     Control(Control),
+    Peer(PeerMessage),
+    Background(Background),
     Decide(DecideWork),
     Map,
 }
@@ -123,6 +127,8 @@ impl Task {
                 Event::Verdict(verdict) => self.on_verdict(verdict),
                 Event::Timer => {}
                 Event::Control(control) => self.on_control(control),
+                Event::Peer(message) => self.on_peer(message),
+                Event::Background(done) => self.on_background(done),
                 Event::Decide(work) => self.on_decide(work),
                 Event::Map => self.on_map(),
             }
@@ -143,8 +149,13 @@ impl Task {
             recovery,
             release_until,
             map,
+            role,
             ..
         } = self;
+        let background = match role {
+            Role::Owner(owner) => Some(&mut owner.background),
+            Role::Standby | Role::Recovering => None,
+        };
         tokio::select! {
             biased;
             () = ctx.shutdown.cancelled(), if release_until.is_none() => Event::Shutdown,
@@ -153,6 +164,8 @@ impl Task {
             Ok(()) = map.changed() => Event::Map,
             () = sleep_until(wake) => Event::Timer,
             Some(control) = inbox.control.recv() => Event::Control(control),
+            Some(message) = inbox.peers.recv() => Event::Peer(message),
+            done = next_done(background) => Event::Background(done),
             Some(work) = inbox.decides.recv(), if takes_decides => Event::Decide(work),
         }
     }
@@ -170,6 +183,12 @@ impl Task {
                 break;
             };
             self.on_control(control);
+        }
+        for _ in 0..MAX_TAKEN {
+            let Ok(message) = self.inbox.peers.try_recv() else {
+                break;
+            };
+            self.on_peer(message);
         }
         for _ in 0..MAX_TAKEN {
             if !self.takes_decides() {
@@ -203,7 +222,7 @@ impl Task {
                 due.push(owner.next_closure);
             }
             // Rounded up to the timer's granularity: otherwise it would come too early, again and again.
-            let stalls_at = owner.stalls_at().map(|due| due + TIMER_GRANULARITY);
+            let stalls_at = owner.stalls_at().map(|due| due + super::TIMER_GRANULARITY);
             if owner.phase == Phase::Serving && owner.has_waiting() {
                 due.extend(stalls_at);
             } else if matches!(owner.phase, Phase::Reopening { .. }) {
@@ -215,8 +234,9 @@ impl Task {
                 && let Some(timestamp) = owner.lease.due_at()
             {
                 let wait = timestamp.since(self.ctx.now().latest);
-                due.push(at + wait + TIMER_GRANULARITY);
+                due.push(at + wait + super::TIMER_GRANULARITY);
             }
+            due.extend(owner.next_due_of_open_attempts(at));
             due.extend(self.peers.iter().filter_map(|peer| peer.paused_until));
         }
         due.into_iter().min()
@@ -323,8 +343,10 @@ impl Task {
             }
             owner.decide_held();
             owner.release_the_waiting();
+            owner.see_about_open_attempts(at);
             owner.answer_lease_waiters(&mut self.peers);
             owner.close_periodically(at, &mut self.peers);
+            owner.answer_close_waiters(at, &mut self.peers);
             owner.forget_old(at);
             for peer in &mut self.peers {
                 peer.paused_until = peer.paused_until.filter(|until| at < *until);
@@ -362,6 +384,16 @@ impl Task {
         while let Ok(control) = self.inbox.control.try_recv() {
             control.not_owner(self.stream.0, None);
         }
+    }
+}
+
+async fn next_done(background: Option<&mut BackgroundWork>) -> Background {
+    match background {
+        Some(background) if !background.is_empty() => match background.next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        },
+        _ => std::future::pending().await,
     }
 }
 

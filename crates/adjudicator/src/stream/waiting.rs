@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_rpc::internal::outcome_answer::Outcome;
-use meridian_rpc::internal::{ChangeResponse, Committed, OutcomeAnswer, Refused};
+use meridian_rpc::internal::{ChangeResponse, Committed, OutcomeAnswer, RaiseFloorResponse, Refused};
 use meridian_types::{Lsn, Timestamp};
 use tokio::sync::oneshot;
 
@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Outcome(oneshot::Sender<OutcomeAnswer>, OutcomeAnswer),
     /// To who changes the range map: the version.
     Changed(oneshot::Sender<ChangeResponse>, u64),
+    /// R19: to the owner of another stream, which may close once the records before this are committed.
+    Raised(oneshot::Sender<RaiseFloorResponse>, RaiseFloorResponse),
     /// A `Lease` record: nobody waits but the owner itself.
     Lease(Timestamp),
 }
@@ -63,6 +65,8 @@ impl Waiting {
                         ..OutcomeAnswer::default()
                     });
                 }
+                // It asks again.
+                Answer::Raised(..) => {}
                 lease @ Answer::Lease(_) => {
                     self.by_lsn.insert(at, lease);
                 }

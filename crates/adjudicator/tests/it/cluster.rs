@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_adjudicator::Config;
 use meridian_clock::{Clock, Interval, Timestamp};
+use meridian_rpc::committed::CommittedWatch;
 use meridian_rpc::internal::adjudicator_client::AdjudicatorClient;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::refused::Reason;
@@ -96,11 +97,17 @@ impl Cluster {
     }
 
     pub async fn start_with(adjudicators: &[&str], config: Config) -> Self {
+        let candidates = adjudicators.iter().map(|name| NodeName::from(*name)).collect();
+        Self::start_on(RangeMap::single(candidates), adjudicators, config).await
+    }
+
+    async fn start_on(map: RangeMap, adjudicators: &[&str], config: Config) -> Self {
         let names: Vec<NodeName> = ["j1", "j2", "j3"].map(NodeName::from).to_vec();
         let journals: Vec<FakeJournal> = (0..3)
             .map(|index| FakeJournal::new(index, names.clone()))
             .collect();
         let mut cluster = Self::bare(names, adjudicators, config);
+        cluster.map.send_replace(Arc::new(map));
         for journal in &journals {
             cluster.local.register(journal.name(), journal.routes());
         }
@@ -109,6 +116,18 @@ impl Cluster {
             cluster.start_adjudicator(name).await;
         }
         cluster
+    }
+
+    /// Two ranges: keys before "m" are preferably owned by the first adjudicator, the others by the second.
+    pub async fn start_two_ranges(adjudicators: [&str; 2], config: Config) -> Self {
+        let names: Vec<NodeName> = adjudicators.map(NodeName::from).to_vec();
+        let order = |range: usize| {
+            let mut names = names.clone();
+            names.rotate_left(range);
+            names
+        };
+        let map = RangeMap::divided([Key::from("m")], order);
+        Self::start_on(map, &adjudicators, config).await
     }
 
     /// Nothing runs yet.
@@ -148,7 +167,9 @@ impl Cluster {
         let (env, clock) = self.env(name);
         let shutdown = CancellationToken::new();
         let (map, journals) = (self.map.subscribe(), self.names.clone());
-        let started = meridian_adjudicator::start(self.config.clone(), env, map, journals, shutdown.clone())
+        let committed = CommittedWatch::start(&env, journals.clone(), shutdown.clone());
+        let config = self.config.clone();
+        let started = meridian_adjudicator::start(config, env, map, journals, committed, shutdown.clone())
             .await
             .unwrap();
         let mut routes = RoutesBuilder::default();
@@ -236,9 +257,13 @@ impl Cluster {
 
     /// The owner by `name`'s word, asking until there is one.
     pub async fn locate(&self, name: &str) -> (String, u64) {
+        self.locate_stream(name, STREAM).await
+    }
+
+    pub async fn locate_stream(&self, name: &str, stream: u64) -> (String, u64) {
         for _ in 0..100 {
             let request = LocateRequest {
-                stream: STREAM,
+                stream,
                 passive: false,
             };
             let answer = self.client(name).locate(request).await.unwrap().into_inner();
@@ -260,6 +285,13 @@ impl Cluster {
     /// A Decide stream to an owner that is known.
     pub async fn open(&self, name: &str, epoch: u64) -> Decider {
         Decider::open(self.client(name), epoch, self.started).await
+    }
+
+    /// Like [`Self::decider`], for another stream than the first.
+    pub async fn decider_of(&self, name: &str, stream: u64) -> Decider {
+        let (owner, epoch) = self.locate_stream(name, stream).await;
+        assert_eq!(owner, name, "the owner of stream {stream}");
+        self.open(name, epoch).await
     }
 
     pub async fn outcome(&self, name: &str, txn: TxnId, start: Timestamp) -> OutcomeAnswer {
@@ -299,6 +331,10 @@ impl Cluster {
             timestamp: timestamp.0,
             journal: journal.to_owned(),
         };
+        self.close(name, request).await
+    }
+
+    pub async fn close(&self, name: &str, request: CloseThroughRequest) -> CloseThroughResponse {
         self.client(name)
             .close_through(request)
             .await
@@ -340,6 +376,8 @@ pub struct Txn {
     pub writes: Vec<(&'static str, Bytes)>,
     pub reads: Vec<KeyRange>,
     pub timeout_ms: u64,
+    /// The stream of its range.
+    pub home: u64,
 }
 
 impl Txn {
@@ -351,6 +389,7 @@ impl Txn {
             writes: vec![(key, Bytes::from_static(b"value"))],
             reads: Vec::new(),
             timeout_ms: 0,
+            home: STREAM,
         }
     }
 
@@ -363,7 +402,7 @@ impl Txn {
         Attempt {
             txn: self.id,
             number: self.number,
-            home: StreamId(STREAM),
+            home: StreamId(self.home),
             home_epoch: Epoch(epoch),
         }
     }
@@ -375,6 +414,8 @@ pub struct Decider {
     requests: mpsc::Sender<DecideBatch>,
     answers: Streaming<DecisionBatch>,
     ready: BTreeMap<u64, decision::Result>,
+    /// What was told to be decided before it was committed.
+    pub decided: BTreeMap<u64, Decided>,
     next: u64,
     started: Instant,
 }
@@ -392,6 +433,7 @@ impl Decider {
             requests,
             answers,
             ready: BTreeMap::new(),
+            decided: BTreeMap::new(),
             next: 0,
             started,
         }
@@ -435,10 +477,24 @@ impl Decider {
                 return result;
             }
             let batch = self.answers.message().await.unwrap().expect("the stream ended");
-            for decision in batch.decisions {
-                self.ready.insert(decision.id, decision.result.unwrap());
+            self.take(batch);
+        }
+    }
+
+    fn take(&mut self, batch: DecisionBatch) {
+        for decision in batch.decisions {
+            match decision.result.unwrap() {
+                decision::Result::Decided(decided) => drop(self.decided.insert(decision.id, decided)),
+                result => drop(self.ready.insert(decision.id, result)),
             }
         }
+    }
+
+    /// Sends a part of an attempt across ranges.
+    pub async fn send_part(&mut self, batch: impl FnOnce(u64) -> DecideBatch) -> u64 {
+        self.next += 1;
+        self.requests.send(batch(self.next)).await.unwrap();
+        self.next
     }
 
     /// R3, the query processor's part.
@@ -454,9 +510,8 @@ impl Decider {
             if let Some(result) = self.ready.remove(&id) {
                 return Some(result);
             }
-            for decision in self.answers.message().await.ok()??.decisions {
-                self.ready.insert(decision.id, decision.result.unwrap());
-            }
+            let batch = self.answers.message().await.ok()??;
+            self.take(batch);
         }
     }
 

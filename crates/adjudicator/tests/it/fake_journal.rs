@@ -51,6 +51,8 @@ pub struct FakeJournal {
     inner: Arc<Mutex<Inner>>,
     /// Owners whose calls are held back for now.
     held: watch::Sender<Vec<String>>,
+    /// Changes whenever more is committed.
+    committed: watch::Sender<()>,
 }
 
 fn disk(number: u128) -> DiskId {
@@ -75,6 +77,7 @@ impl FakeJournal {
             names,
             inner: Arc::new(Mutex::new(inner)),
             held: watch::Sender::new(Vec::new()),
+            committed: watch::Sender::new(()),
         }
     }
 
@@ -146,11 +149,20 @@ impl FakeJournal {
     }
 
     pub fn entries(&self) -> Vec<Entry> {
-        self.lock()
-            .logs
-            .get(&1)
-            .map(|log| log.entries.clone())
-            .unwrap_or_default()
+        self.entries_of(1)
+    }
+
+    pub fn entries_of(&self, stream: u64) -> Vec<Entry> {
+        let inner = self.lock();
+        let log = inner.logs.get(&stream);
+        log.map(|log| log.entries.clone()).unwrap_or_default()
+    }
+
+    /// The last closure of a range that arrived here.
+    pub fn closure_of(&self, range: u64) -> Option<Closure> {
+        let inner = self.lock();
+        let of_range = inner.closures.iter().rev();
+        of_range.clone().find(|closure| closure.range == range).cloned()
     }
 
     pub fn count(&self, kind: Kind) -> usize {
@@ -319,6 +331,7 @@ impl FakeJournal {
                 .map(|append| self.append_one(&owner, append))
                 .collect();
             self.lock().closures.extend(batch.closures);
+            self.committed.send_replace(());
             if !answers.is_empty()
                 && replies
                     .send(Ok(AppendReplyBatch { replies: answers }))
@@ -331,6 +344,38 @@ impl FakeJournal {
         if let Some(count) = self.lock().connected.get_mut(&owner) {
             *count = count.saturating_sub(1);
         }
+    }
+
+    /// Whenever more is committed, all of what is.
+    async fn tell_committed(self, news: mpsc::Sender<Result<WatchBatch, Status>>, life: CancellationToken) {
+        let mut changes = self.committed.subscribe();
+        loop {
+            let committed = self.committed_positions();
+            if news.send(Ok(WatchBatch { committed })).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = life.cancelled() => return,
+                () = news.closed() => return,
+                changed = changes.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    fn committed_positions(&self) -> Vec<CommittedPosition> {
+        let inner = self.lock();
+        let position = |(stream, log): (&u64, &Log)| {
+            let lsn = log.replica.committed().0;
+            let entry = log.entries.get(usize::try_from(lsn).unwrap().checked_sub(1)?)?;
+            Some(CommittedPosition {
+                stream: *stream,
+                position: Some(Position::new(entry.epoch, lsn).into()),
+            })
+        };
+        inner.logs.iter().filter_map(position).collect()
     }
 
     fn stream_state(inner: &Inner, stream: u64) -> StreamState {
@@ -486,9 +531,13 @@ impl Journal for FakeJournal {
     async fn feed(&self, _: Request<FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
         Err(Status::unimplemented("nobody subscribes here"))
     }
+
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchBatch, Status>> + Send>>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("not served by this stand-in"))
+        let life = self.check_alive()?;
+        let (news, output) = mpsc::channel(16);
+        tokio::spawn(self.clone().tell_committed(news, life));
+        Ok(Response::new(Box::pin(ReceiverStream::new(output))))
     }
 }

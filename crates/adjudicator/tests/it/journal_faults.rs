@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_adjudicator::Config;
+use meridian_rpc::committed::CommittedWatch;
 use meridian_rpc::internal::LocateRequest;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::refused::Reason;
@@ -245,7 +246,9 @@ async fn a_link_that_dies_is_not_passed_over() {
     env.network = Network::new(&identity, LocalNodes::default(), Arc::new(PanickingDialer));
     let (_map, map) = watch::channel(Arc::new(RangeMap::single(vec!["a1".into()])));
     let shutdown = CancellationToken::new();
-    let started = meridian_adjudicator::start(Config::default(), env, map, vec!["j1".into()], shutdown)
+    let journals = vec!["j1".into()];
+    let committed = CommittedWatch::default();
+    let started = meridian_adjudicator::start(Config::default(), env, map, journals, committed, shutdown)
         .await
         .unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(5), started.stopped).await;

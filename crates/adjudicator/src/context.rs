@@ -41,26 +41,22 @@ impl Context {
         majority(self.journals.len())
     }
 
-    /// The range that the stream orders, and the version of the map that says so. Of a stream that orders no keys, but has an
-    /// owner (the meta stream, a retired one): a range without keys.
+    /// The range that the stream orders, or ordered before it was retired, and the version of the map that says so. The meta
+    /// stream orders no keys.
     pub(crate) fn range(&self, stream: StreamId) -> (Option<RangeMapEntry>, u64) {
         let map = self.map.borrow();
-        let without_keys = |id: RangeId| RangeMapEntry {
+        let entry = |id: RangeId, keys: KeyRange| RangeMapEntry {
             id,
-            keys: KeyRange {
-                start: Key::default(),
-                end: Some(Key::default()),
-            },
+            keys,
             stream,
             candidates: map.candidates(stream).to_vec(),
         };
-        let retired = || map.reshaping.retired.get(&stream);
+        let no_keys = KeyRange::new(Key::default(), Key::default());
+        let retired = map.reshaping.retired.get(&stream);
+        let retired = || retired.map(|retired| entry(retired.range, retired.keys.clone()));
         let range = match stream {
-            StreamId::META => Some(without_keys(RangeId(0))),
-            _ => map
-                .by_stream(stream)
-                .cloned()
-                .or_else(|| retired().map(|retired| without_keys(retired.range))),
+            StreamId::META => Some(entry(RangeId(0), no_keys)),
+            _ => map.by_stream(stream).cloned().or_else(retired),
         };
         (range, map.version)
     }

@@ -55,6 +55,11 @@ pub(crate) fn released(at: Position, floor: Timestamp) -> Entry {
     entry(at, Kind::Released, floor)
 }
 
+/// No transaction's record ever follows: other streams order the keys.
+pub(crate) fn sealed(at: Position, floor: Timestamp) -> Entry {
+    entry(at, Kind::Sealed, floor)
+}
+
 /// The encoded range map, from now on.
 pub(crate) fn map(at: Position, payload: Bytes) -> Entry {
     Entry {

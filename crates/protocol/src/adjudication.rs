@@ -122,6 +122,8 @@ pub struct Adjudication {
     gate: RaiseGate,
     closed: Timestamp,
     stopped: bool,
+    /// The stream is sealed: other streams order its keys.
+    ended: bool,
 }
 
 impl Adjudication {
@@ -151,6 +153,7 @@ impl Adjudication {
             gate: RaiseGate::default(),
             closed: Timestamp::ZERO,
             stopped: false,
+            ended: false,
         }
     }
 
@@ -276,6 +279,13 @@ impl Adjudication {
         self.last_lsn = opened;
         self.on_lease_durable(lease_end);
         true
+    }
+
+    /// The adopted log holds a `Sealed` record: other streams order its keys from then on. This owner answers for its
+    /// transactions, and orders and closes nothing (section 8). What still comes is refused for good: no retry of it can
+    /// commit anywhere, for its home stays this stream.
+    pub fn end_stream(&mut self) {
+        self.ended = true;
     }
 
     /// Promises that no further record of this stream commits at or below `y`.

@@ -141,6 +141,8 @@ pub fn encode(map: &RangeMap) -> Bytes {
         range: retired.range.0,
         candidates: names(&retired.candidates),
         last: retired.last.0,
+        start: retired.keys.start.0.clone(),
+        end: end_to_wire(&retired.keys),
     });
     let origins = origins.iter().map(|(stream, origin)| MapOrigin {
         stream: stream.0,
@@ -184,6 +186,7 @@ pub fn decode(payload: &[u8]) -> KvResult<RangeMap> {
     let retired = record.retired.into_iter().map(|retired| {
         let stream = RetiredStream {
             range: RangeId(retired.range),
+            keys: keys_from_wire(retired.start, retired.end),
             candidates: retired.candidates.into_iter().map(NodeName).collect(),
             last: Lsn(retired.last),
         };
@@ -244,17 +247,23 @@ fn names(nodes: &[NodeName]) -> Vec<String> {
     nodes.iter().map(|node| node.0.clone()).collect()
 }
 
+fn end_to_wire(keys: &KeyRange) -> Bytes {
+    keys.end.as_ref().map(|end| end.0.clone()).unwrap_or_default()
+}
+
+fn keys_from_wire(start: Bytes, end: Bytes) -> KeyRange {
+    KeyRange {
+        start: Key(start),
+        end: Some(end).filter(|end| !end.is_empty()).map(Key),
+    }
+}
+
 fn range_to_wire(entry: &RangeMapEntry) -> MapRange {
     MapRange {
         range: entry.id.0,
         stream: entry.stream.0,
         start: entry.keys.start.0.clone(),
-        end: entry
-            .keys
-            .end
-            .as_ref()
-            .map(|end| end.0.clone())
-            .unwrap_or_default(),
+        end: end_to_wire(&entry.keys),
         candidates: names(&entry.candidates),
     }
 }
@@ -262,10 +271,7 @@ fn range_to_wire(entry: &RangeMapEntry) -> MapRange {
 fn range_from_wire(range: MapRange) -> RangeMapEntry {
     RangeMapEntry {
         id: RangeId(range.range),
-        keys: KeyRange {
-            start: Key(range.start),
-            end: Some(range.end).filter(|end| !end.is_empty()).map(Key),
-        },
+        keys: keys_from_wire(range.start, range.end),
         stream: StreamId(range.stream),
         candidates: range.candidates.into_iter().map(NodeName).collect(),
     }

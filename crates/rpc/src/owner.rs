@@ -49,6 +49,11 @@ impl Owners {
         self.map.borrow().clone()
     }
 
+    /// Wakes when the range map changes.
+    pub fn map_changes(&self) -> watch::Receiver<Arc<RangeMap>> {
+        self.map.clone()
+    }
+
     /// The owner as far as this node knows, asking the stream's candidates in turn when it knows none.
     /// `Unavailable` when none of them names one: then nothing was sent anywhere that matters.
     pub async fn owner(&self, stream: StreamId) -> KvResult<Owner> {

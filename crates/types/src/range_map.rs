@@ -100,6 +100,14 @@ impl RangeMap {
             .collect()
     }
 
+    /// The keys that the stream orders, or ordered before it was retired.
+    pub fn keys(&self, stream: StreamId) -> Option<&KeyRange> {
+        let retired = || self.reshaping.retired.get(&stream);
+        self.by_stream(stream)
+            .map(|entry| &entry.keys)
+            .or_else(|| retired().map(|retired| &retired.keys))
+    }
+
     /// All that may own some stream: any of them may own the meta stream.
     pub fn adjudicators(&self) -> BTreeSet<&NodeName> {
         self.entries.iter().flat_map(|entry| &entry.candidates).collect()

@@ -72,27 +72,27 @@ pub(super) fn check_decide(ctx: &Context, request: DecideRequest) -> Result<(Str
         return Err(invalid("a transaction that writes nothing needs no decision"));
     }
     let map = ctx.map.borrow();
-    let Some(range) = map.by_stream(attempt.home) else {
+    let Some(range) = map.keys(attempt.home) else {
         return Err(wrong_epoch(None));
     };
     let participants = participants(&map, attempt.home, request.participants)?;
     check_sizes(&writes)?;
-    let (reads, read_bytes) = check_reads(&range.keys, request.reads)?;
+    let (reads, read_bytes) = check_reads(range, request.reads)?;
     let keys = writes.into_iter().map(|write| Key(write.key));
-    let (written, elsewhere): (Vec<Key>, Vec<Key>) = keys.partition(|key| range.keys.contains(key.as_ref()));
+    let (written, elsewhere): (Vec<Key>, Vec<Key>) = keys.partition(|key| range.contains(key.as_ref()));
     if written.is_empty() {
         return Err(invalid("the home must be one of the ranges that are written"));
     }
     // Nobody would check a key that is in no named range.
-    let is_named = |key: &Key| {
-        map.lookup(key)
-            .is_some_and(|range| participants.contains_key(&range.stream))
-    };
+    let named: Vec<&KeyRange> = participants
+        .keys()
+        .filter_map(|stream| map.keys(*stream))
+        .collect();
+    let is_named = |key: &Key| named.iter().any(|keys| keys.contains(key.as_ref()));
     if !elsewhere.iter().all(is_named) {
-        let range = range.id;
-        return Err(invalid(format!(
-            "a written key is neither in range {range} nor in that of a participant"
-        )));
+        return Err(invalid(
+            "a written key is neither in the home's range nor in that of a participant",
+        ));
     }
     let checked = Checked {
         attempt,
@@ -122,18 +122,20 @@ pub(super) fn check_prepare(ctx: &Context, request: PrepareRequest) -> Result<(S
     }
     check_count(request.keys.len())?;
     let map = ctx.map.borrow();
-    let Some(range) = map.by_stream(stream) else {
+    let Some(range) = map.keys(stream) else {
         return Err(wrong_epoch(None));
     };
     let mut bytes = 0;
     for key in &request.keys {
         check_key(key)?;
-        if !range.keys.contains(key) {
-            return Err(invalid(format!("a written key is not in range {}", range.id)));
+        if !range.contains(key) {
+            return Err(invalid(format!(
+                "a written key is not in the range of stream {stream}"
+            )));
         }
         bytes += key.len() + KEY_OVERHEAD_BYTES;
     }
-    let (reads, read_bytes) = check_reads(&range.keys, request.reads)?;
+    let (reads, read_bytes) = check_reads(range, request.reads)?;
     let checked = Checked {
         attempt,
         start: Timestamp(request.start),
@@ -155,10 +157,9 @@ fn participants(
     let mut participants = BTreeMap::new();
     for Participant { stream, node } in named {
         let stream = StreamId(stream);
-        if map.by_stream(stream).is_none() {
-            return Err(invalid(format!(
-                "participant {stream} is not in the range map here"
-            )));
+        if map.keys(stream).is_none() {
+            // The sender knows a newer map: it is to try again.
+            return Err(wrong_epoch(None));
         }
         if stream == home || participants.insert(stream, NodeName(node)).is_some() {
             return Err(invalid(format!("stream {stream} is named twice")));

@@ -58,6 +58,10 @@ pub(crate) struct Owner {
     pub(super) stream: StreamId,
     pub(super) range: RangeMapEntry,
     pub(super) phase: Phase,
+    /// Where the stream ended, by a `Sealed` record in its log: it orders nothing any more.
+    pub(super) sealed: Option<(Timestamp, Lsn)>,
+    /// Its last record is to be `Sealed`, not `Released`.
+    pub(super) is_sealing: bool,
     /// Of the meta stream: the newest map in its log, committed or not.
     pub(super) map: Option<RangeMap>,
     pub(super) adjudication: Adjudication,
@@ -108,6 +112,12 @@ impl Owner {
             let max_error = ctx.env.clock.max_error();
             floor = floor.max(recovered.outcome_low.saturating_add(max_error));
         }
+        // One map for all of this: a stream that it names is among the others, or it is known how it ended.
+        let known_map = ctx.map.borrow().clone();
+        let reshaping = &known_map.reshaping;
+        // Keys that other streams ordered before: nothing that their owners have told may be contradicted (section 8).
+        let origin = reshaping.origins.get(&stream);
+        floor = floor.max(origin.map(|origin| origin.floor).unwrap_or_default());
         let policy = ctx.config.lease();
         let lease_end = Lease::opening_end(policy, floor, now);
         let opened = fence.fenced.last.lsn.next();
@@ -120,7 +130,6 @@ impl Owner {
             opened,
             outcome_low: recovered.outcome_low,
         };
-        let known_map = ctx.map.borrow().clone();
         let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()))
             .with_streams(other_streams(&known_map, stream));
         for outcome in &recovered.outcomes {
@@ -134,6 +143,13 @@ impl Owner {
                 RecoveredOutcome::Barred(txn, lsn) => adjudication.recover_barred(*txn, *lsn),
             }
         }
+        // Of those that ordered these keys, and of any that a predecessor may have voted for (R19): all their records are known.
+        for (ended, retired) in reshaping.retired.iter().filter(|(ended, _)| **ended != stream) {
+            adjudication.note_dependency(*ended, retired.last);
+        }
+        if recovered.sealed.is_some() {
+            adjudication.end_stream();
+        }
         let replication = Replication::new(fence.epoch, recovered.log, ctx.quorum(), &fence.lasts);
         let started = Instant::now();
         let configured = || ctx.map.borrow().as_ref().clone();
@@ -141,6 +157,8 @@ impl Owner {
         let mut owner = Self {
             stream,
             map,
+            sealed: recovered.sealed,
+            is_sealing: false,
             range,
             phase: Phase::Opening,
             adjudication,
@@ -420,7 +438,12 @@ impl Owner {
                     target: events::TARGET, event = "released", stream = self.stream.0,
                     epoch = self.replication.epoch().0, lsn = lsn.0, floor = floor.0
                 );
-                self.append(lsn, |at| records::released(at, floor));
+                if self.is_sealing {
+                    self.sealed = Some((floor, lsn));
+                    self.append(lsn, |at| records::sealed(at, floor));
+                } else {
+                    self.append(lsn, |at| records::released(at, floor));
+                }
                 self.phase = Phase::Releasing { released: Some(lsn) };
                 false
             }

@@ -133,7 +133,10 @@ impl Owner {
     }
 
     pub(super) fn closes_periodically(&self, at: Instant) -> bool {
-        self.phase == Phase::Serving && self.is_in_use(at) && self.adjudication.is_deciding(self.ctx.now())
+        self.phase == Phase::Serving
+            && self.sealed.is_none()
+            && self.is_in_use(at)
+            && self.adjudication.is_deciding(self.ctx.now())
     }
 
     /// Closes as far as it may be closed now, and has it sent to every journal node. Returns how far.

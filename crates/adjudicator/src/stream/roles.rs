@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::owner::{Owner, Phase};
 use super::task::{Role, Task};
-use crate::request::wrong_epoch;
+use crate::request::{KnownOwner, wrong_epoch};
 use crate::takeover::{self, Verdict};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -37,6 +37,7 @@ impl Task {
             Verdict::Won(won) => match self.ctx.range(stream) {
                 (Some(range), _) => {
                     self.known_owner = None;
+                    self.hand_over.look();
                     self.role = Role::Owner(Box::new(Owner::open(self.ctx.clone(), stream, range, *won)));
                 }
                 (None, version) => {
@@ -138,24 +139,24 @@ impl Task {
         if !owner.deposed {
             return;
         }
-        self.step_down();
+        self.step_down(None);
         if !self.parked.is_empty() {
             self.begin_takeover();
         }
     }
 
-    /// Not the owner any more.
-    pub(super) fn step_down(&mut self) {
+    /// Not the owner any more; the next one is known, or not.
+    pub(super) fn step_down(&mut self, successor: Option<KnownOwner>) {
         if let Role::Owner(owner) = &mut self.role {
             owner.give_up();
         }
         self.recovery = None;
         self.role = Role::Standby;
-        self.known_owner = None;
+        self.known_owner = successor;
         // Nothing that waits in the queue was decided: it is to be tried elsewhere.
         while let Ok(work) = self.inbox.decides.try_recv() {
             self.handle.budget.give_back(work.bytes);
-            work.reply.refused(wrong_epoch(None));
+            work.reply.refused(wrong_epoch(self.known_owner.as_ref()));
         }
     }
 

@@ -301,14 +301,18 @@ impl Task {
             control.not_owner(self.stream.0, None);
             return;
         }
+        let waits_for_successor = self.waits_for_successor();
         match &mut self.role {
+            Role::Standby if waits_for_successor => {
+                control.not_owner(self.stream.0, self.known_owner.as_ref());
+            }
             Role::Owner(owner) if owner.phase == Phase::Serving => {
                 owner.on_question(control, &mut self.peers);
             }
             _ if self.parked.len() >= MAX_PARKED => control.not_owner(self.stream.0, None),
             _ => {
                 self.parked.push_back(control);
-                if matches!(self.role, Role::Standby) && !self.waits_for_successor() {
+                if matches!(self.role, Role::Standby) {
                     self.begin_takeover();
                 }
             }

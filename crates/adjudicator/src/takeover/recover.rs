@@ -1,10 +1,12 @@
 //! Reading what a new owner needs of the adopted log: the epochs of its entries and the recent outcomes (section 5).
 
+use bytes::Bytes;
 use meridian_protocol::{EpochRuns, LogGap};
-use meridian_rpc::internal::Entry;
 use meridian_rpc::internal::entry::Kind;
+use meridian_rpc::internal::{Entry, LeaseRecord};
 use meridian_rpc::meta;
 use meridian_types::{Lsn, Position, RangeMap, StreamId, Timestamp, TxnId, limits};
+use prost::Message;
 use tonic::Status;
 
 use super::Fence;
@@ -31,6 +33,8 @@ pub(crate) struct Recovered {
     pub(crate) outcome_low: Timestamp,
     /// The highest commit timestamp that was read: never above the answer to the fence, unless that was wrong.
     pub(crate) last_commit: Timestamp,
+    /// The floor and place of a `Sealed` record: the stream takes part in no commit any more.
+    pub(crate) sealed: Option<(Timestamp, Lsn)>,
     /// The newest range map, of the meta stream.
     pub(crate) map: Option<RangeMap>,
 }
@@ -48,18 +52,21 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
         let chunk = read_from(ctx, stream, fence, from, horizon).await?;
         // The log may have been trimmed: then there is nothing before its first entry.
         let is_whole = from.0 <= 1 || chunk.first > from;
-        if is_whole || chunk.first_commit.is_some_and(|commit| commit < horizon) {
+        let reaches_back = chunk.first_commit.is_some_and(|commit| commit < horizon);
+        if is_whole || (reaches_back && chunk.last_lease.is_some()) {
             let outcome_low = if chunk.first.0 <= 1 {
                 Timestamp::ZERO
             } else {
                 horizon
             };
             let map = match chunk.last_map {
-                Some(lsn) => Some(read_map(ctx, stream, fence, lsn).await?),
+                Some(lsn) => Some(meta::decode(&read_payload(ctx, stream, fence, lsn).await?)?),
                 None => None,
             };
+            check_map(ctx, stream, fence, chunk.last_lease).await?;
             return Ok(Recovered {
                 map,
+                sealed: chunk.sealed,
                 log: chunk.log,
                 outcomes: chunk.outcomes,
                 outcome_low,
@@ -70,17 +77,32 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
     }
 }
 
-/// The range map in the entry at `lsn`.
-async fn read_map(ctx: &Context, stream: StreamId, fence: &Fence, lsn: Lsn) -> Result<RangeMap, Status> {
+/// The payload of the entry at `lsn`.
+async fn read_payload(ctx: &Context, stream: StreamId, fence: &Fence, lsn: Lsn) -> Result<Bytes, Status> {
     let (adopt, last) = (fence.fenced.adopt, fence.fenced.last);
     let mut reader = LogReader::open(ctx, adopt, stream, lsn, last, false).await?;
     let entries = reader.next().await?.unwrap_or_default();
-    match entries.first().filter(|entry| entry.lsn == lsn.0) {
-        Some(entry) => Ok(meta::decode(&entry.payload)?),
-        None => Err(Status::data_loss(format!(
-            "the range map in entry {lsn} is not there"
-        ))),
+    match entries.into_iter().next().filter(|entry| entry.lsn == lsn.0) {
+        Some(entry) => Ok(entry.payload),
+        None => Err(Status::data_loss(format!("entry {lsn} is not there"))),
     }
+}
+
+/// R19 is about the streams that the last owner voted for: those of the map version that its last `Opened` or `Lease` record names.
+/// An older map may not know them.
+async fn check_map(ctx: &Context, stream: StreamId, fence: &Fence, lease: Option<Lsn>) -> Result<(), Status> {
+    let Some(lsn) = lease else { return Ok(()) };
+    let payload = read_payload(ctx, stream, fence, lsn).await?;
+    let record = LeaseRecord::decode(payload)
+        .map_err(|error| Status::data_loss(format!("the lease in entry {lsn} cannot be read: {error}")))?;
+    let known = ctx.map.borrow().version;
+    if record.map_version <= known {
+        return Ok(());
+    }
+    Err(Status::unavailable(format!(
+        "version {} of the range map is not known here yet, only version {known}",
+        record.map_version
+    )))
 }
 
 /// What one pass over the log's end found.
@@ -91,6 +113,10 @@ struct Chunk {
     outcomes: Vec<RecoveredOutcome>,
     last_commit: Timestamp,
     last_map: Option<Lsn>,
+    /// The last record that names a version of the range map.
+    last_lease: Option<Lsn>,
+    /// It follows every transaction: what was read of the log's end holds it, if there is one.
+    sealed: Option<(Timestamp, Lsn)>,
 }
 
 async fn read_from(
@@ -108,6 +134,8 @@ async fn read_from(
         outcomes: Vec::new(),
         last_commit: Timestamp::ZERO,
         last_map: None,
+        last_lease: None,
+        sealed: None,
     };
     if last == Position::START {
         return Ok(chunk);
@@ -159,6 +187,8 @@ impl Chunk {
                 }
             }
             (Kind::Barred, Some(txn)) => self.outcomes.push(RecoveredOutcome::Barred(txn, at.lsn)),
+            (Kind::Lease | Kind::Opened, None) => self.last_lease = Some(at.lsn),
+            (Kind::Sealed, None) => self.sealed = Some((timestamp, at.lsn)),
             (Kind::Map, None) => self.last_map = Some(at.lsn),
             _ => {}
         }

@@ -215,9 +215,18 @@ impl Cluster {
         meridian_rpc::meta::follow(&env, &self.names, &self.map, &CancellationToken::new());
     }
 
+    /// As if no newer version of the range map had arrived.
+    pub fn set_map_version(&self, version: u64) {
+        self.map.send_modify(|map| Arc::make_mut(map).version = version);
+    }
+
     /// The range map that the adjudicators see.
     pub fn map(&self) -> Arc<RangeMap> {
         self.map.borrow().clone()
+    }
+
+    pub fn journal(&self, name: &str) -> journal_client::JournalClient<Transport> {
+        journal_client::JournalClient::new(self.network.transport(&name.into()))
     }
 
     /// Asks a node to change the range map, until it says something.

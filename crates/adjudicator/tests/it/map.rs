@@ -1,9 +1,13 @@
 //! The range map in its stream, and moves of ranges.
 
 use meridian_adjudicator::Config;
-use meridian_rpc::internal::MoveRange;
 use meridian_rpc::internal::change_request::Change;
-use meridian_types::NodeName;
+use meridian_rpc::internal::outcome_answer::Outcome;
+use meridian_rpc::internal::refused::Reason;
+use meridian_rpc::internal::{
+    Closure, FeedRequest, FeedStart, MergeRanges, MoveRange, SplitRange, StreamLsn, feed_event,
+};
+use meridian_types::{NodeName, StreamId, Timestamp};
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, Txn};
@@ -93,4 +97,130 @@ async fn the_map_outlives_the_owner_of_its_stream() {
         .map(|name| name.0.clone())
         .collect();
     assert_eq!(names, ["a2", "a3", "a1"]);
+}
+
+/// A closure of the range, as a storage node gets it: after everything that it depends on.
+async fn next_closure(cluster: &Cluster, range: u64) -> Closure {
+    let streams = (1..=4).map(|stream| FeedStart { stream, after_lsn: 0 });
+    let request = FeedRequest {
+        subscriber: "s1".to_owned(),
+        streams: streams.collect(),
+    };
+    let mut feed = cluster.journal("j1").feed(request).await.unwrap().into_inner();
+    loop {
+        let batch = feed.message().await.unwrap().expect("the feed ended");
+        for event in batch.events {
+            if let Some(feed_event::Event::Closure(closure)) = event.event
+                && closure.range == range
+            {
+                return closure;
+            }
+        }
+    }
+}
+
+/// Streams other than the first are asked by hand: the tests' helpers know that one only.
+async fn closed(cluster: &Cluster, node: &str, stream: u64) -> u64 {
+    use meridian_rpc::internal::CloseThroughRequest;
+    let request = CloseThroughRequest {
+        stream,
+        timestamp: cluster.now().0,
+        journal: String::new(),
+    };
+    let answer = cluster.client(node).close_through(request).await.unwrap();
+    answer.into_inner().closed
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_split_ends_the_old_stream_and_nothing_it_said_is_contradicted() {
+    let (mut cluster, _journal) = cluster(&["a1"]).await;
+    let mut old = cluster.decider("a1").await;
+    let txn = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    let committed = old.commit(&txn).await;
+    let last_closed = cluster.close_through("a1", cluster.now()).await.closed;
+    let split = Change::Split(SplitRange { key: "m".into() });
+    assert_eq!(cluster.change("a1", split.clone()).await.version, 2);
+    cluster
+        .until("split", |cluster| cluster.map().entries.len() == 2)
+        .await;
+    let map = cluster.map();
+    let streams: Vec<_> = map.entries.iter().map(|entry| entry.stream.0).collect();
+    assert_eq!(streams, [2, 3]);
+    let origin = map.reshaping.origins[&StreamId(3)].clone();
+    assert!(origin.floor >= Timestamp(last_closed) && origin.floor >= Timestamp(committed.commit));
+    assert!(origin.after[0].1.0 > committed.lsn);
+    for stream in [2, 3] {
+        assert!(closed(&cluster, "a1", stream).await >= origin.floor.0);
+        let ranges = cluster.adjudicators["a1"].started.service.status().ranges;
+        let range = ranges.iter().find(|range| range.stream == stream).unwrap();
+        assert!(range.window_low >= origin.floor.0 && range.floor >= origin.floor.0);
+        let closure = next_closure(&cluster, stream).await;
+        let last = origin.after[0].1.0;
+        assert!(
+            closure.after.contains(&StreamLsn { stream: 1, lsn: last }),
+            "{closure:?}"
+        );
+    }
+    // The old stream answers for its transactions, and takes no others: not even in the epoch of its new owner.
+    let (owner, epoch) = cluster.locate("a1").await;
+    assert_eq!((owner.as_str(), epoch), ("a1", 2));
+    let outcome = cluster.outcome("a1", txn.id, txn.start).await;
+    assert_eq!(
+        (outcome.outcome(), outcome.commit),
+        (Outcome::Committed, committed.commit)
+    );
+    let mut ended = cluster.open("a1", 2).await;
+    let late = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    let (reason, refused) = ended.refusal(&late).await;
+    assert_eq!(reason, Reason::SnapshotTooOld, "{refused:?}");
+    assert!(refused.with >= origin.floor.0);
+    let never = cluster.outcome("a1", late.id, late.start).await;
+    assert_eq!(never.outcome(), Outcome::Aborted);
+    assert_eq!(closed(&cluster, "a1", 1).await, 0, "nor does it close anything");
+    assert!(
+        !cluster.change("a1", split).await.refused.is_empty(),
+        "m begins a range by now"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_survives_the_death_of_an_owner_that_has_sealed_its_stream() {
+    let (mut cluster, _journal) = cluster(&["a1", "a2"]).await;
+    cluster.decider("a1").await;
+    let split = Change::Split(SplitRange { key: "m".into() });
+    assert_eq!(cluster.change("a1", split).await.version, 2);
+    cluster
+        .until("split", |cluster| cluster.map().entries.len() == 2)
+        .await;
+    for stream in [2, 3] {
+        closed(&cluster, "a1", stream).await;
+    }
+    // One source is sealed by its owner, the other's owner dies.
+    let merge = Change::Merge(MergeRanges { key: "m".into() });
+    assert!(cluster.change("a1", merge).await.version > 2);
+    cluster.kill("a1").await;
+    sleep(std::time::Duration::from_secs(3)).await;
+    for stream in [2, 3] {
+        // Somebody needs the keys.
+        let request = meridian_rpc::internal::LocateRequest {
+            stream,
+            passive: false,
+        };
+        let _ = cluster.client("a2").locate(request).await;
+    }
+    cluster
+        .until("merged", |cluster| cluster.map().entries.len() == 1)
+        .await;
+    let map = cluster.map();
+    assert_eq!(map.entries[0].stream, StreamId(4));
+    assert_eq!(map.reshaping.retired.len(), 3);
+    let origin = &map.reshaping.origins[&StreamId(4)];
+    assert_eq!(origin.after.len(), 3, "all that ever ordered these keys");
+    for _ in 0..100 {
+        if closed(&cluster, "a2", 4).await >= origin.floor.0 {
+            return;
+        }
+        sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the merged range is not served");
 }

@@ -311,3 +311,26 @@ async fn a_reopening_that_gets_nowhere_keeps_no_request_waiting() {
     decider.epoch = 3;
     decider.commit(&txn).await;
 }
+
+/// R19: a candidate may not know all the streams that the last owner voted for.
+#[tokio::test(start_paused = true)]
+async fn a_candidate_with_an_older_map_than_the_last_owner_does_not_take_over() {
+    let mut cluster = Cluster::start(&["a1", "a2"]).await;
+    cluster.set_map_version(5);
+    let mut decider = cluster.decider("a1").await;
+    let txn = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    decider.commit(&txn).await;
+    cluster.kill("a1").await;
+    cluster.set_map_version(4);
+    for _ in 0..20 {
+        let request = LocateRequest {
+            stream: STREAM,
+            passive: false,
+        };
+        let located = cluster.client("a2").locate(request).await.unwrap().into_inner();
+        assert_eq!(located.owner, "", "it does not know the map yet");
+        sleep(Duration::from_millis(200)).await;
+    }
+    cluster.set_map_version(5);
+    assert_eq!(cluster.locate("a2").await.0, "a2");
+}

@@ -130,6 +130,10 @@ impl Adjudication {
     /// Section 4, step 2, for the part of a transaction that touches this range.
     pub(super) fn check(&self, request: &CommitRequest<'_>, now: Interval) -> Result<(), Refusal> {
         let start = request.start;
+        if self.ended {
+            let window_low = self.opening.floor;
+            return Err(Refusal::SnapshotTooOld { window_low });
+        }
         if is_too_far_ahead(start, now, self.limits.max_clock_error) {
             return Err(Refusal::StartTooFarAhead { latest: now.latest });
         }

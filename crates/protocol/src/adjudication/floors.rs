@@ -34,10 +34,10 @@ impl Adjudication {
     /// R13: closes the range as far as it may be closed now, and raises the floor so that it stays
     /// closed. It stays below every open prepare (R12) and within what other streams' owners answered (R19).
     ///
-    /// `None` when it cannot be closed at all: the owner was stopped. When the result's `x` is below what a read
+    /// `None` when it cannot be closed at all: the owner was stopped, or its stream has ended. When the result's `x` is below what a read
     /// wants, try again after the lease was renewed or the clock has moved.
     pub fn close(&mut self, now: Interval, lead: Duration) -> Option<Closure> {
-        if self.stopped {
+        if self.stopped || self.ended {
             return None;
         }
         if is_broken(Rule::PrepareOutcome) {

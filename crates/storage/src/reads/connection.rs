@@ -102,6 +102,7 @@ impl Connection {
     async fn serve(&mut self, input: &mut Streaming<StorageReadBatch>) -> Result<(), Gone> {
         let mut is_open = true;
         let mut closed = self.shared.closed.subscribe();
+        let mut map = self.shared.owners.map_changes();
         loop {
             self.settle();
             self.flush().await?;
@@ -115,6 +116,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 changed = closed.changed(), if !self.parked.is_empty() => changed.map_err(|_| Gone)?,
+                Ok(()) = map.changed(), if !self.parked.is_empty() => self.follow_map(),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 batch = input.next(), if is_open && has_room => match batch {
                     Some(Ok(batch)) => self.admit_all(batch).await?,
@@ -231,6 +233,25 @@ impl Connection {
         self.parked
             .park(reading.deadline, Wait::ForClosure(range, reading));
         false
+    }
+
+    /// The range map changed: reads that wait for a range that is split or merged by now wait for its successors.
+    fn follow_map(&mut self) {
+        let map = self.shared.owners.map();
+        for range in self.parked.ranges() {
+            if map.entries.iter().any(|entry| entry.id == range) {
+                continue;
+            }
+            for mut reading in self.parked.take_closed(range, Timestamp::MAX) {
+                match reading.job.ranges(&map) {
+                    Ok(ranges) => {
+                        reading.ranges = ranges;
+                        self.start(reading);
+                    }
+                    Err(error) => self.reply(reading.id, Answer::Error(error.to_proto())),
+                }
+            }
+        }
     }
 
     /// Moves on whatever can: reads whose range is closed by now, answers whose time has come, deadlines that

@@ -45,24 +45,31 @@ pub(super) enum Step {
 impl Job {
     /// Checks a read and names the ranges that it touches.
     pub fn new(read: Read, map: &RangeMap, config: &Config) -> KvResult<(Self, BTreeSet<RangeId>)> {
-        match read {
+        let job = match read {
             Read::Get(get) => {
                 check_keys(&get)?;
+                Self::Get(Get::new(get))
+            }
+            Read::Scan(scan) => Self::Scan(Box::new(Scan::new(scan, config)?)),
+            Read::Closed(_) => return Err(KvError::internal("a question about closures is no read")),
+        };
+        let ranges = job.ranges(map)?;
+        Ok((job, ranges))
+    }
+
+    /// The ranges that are still to be read.
+    pub fn ranges(&self, map: &RangeMap) -> KvResult<BTreeSet<RangeId>> {
+        match self {
+            Self::Get(get) => {
                 let ranges = get.keys.iter().map(|key| {
                     let key = Key(key.clone());
                     map.lookup(&key)
                         .map(|range| range.id)
                         .ok_or_else(|| uncovered(&key))
                 });
-                let ranges = ranges.collect::<KvResult<_>>()?;
-                Ok((Self::Get(Get::new(get)), ranges))
+                ranges.collect()
             }
-            Read::Scan(scan) => {
-                let scan = Scan::new(scan, config)?;
-                let ranges = ranges_of(map, &scan.remaining)?;
-                Ok((Self::Scan(Box::new(scan)), ranges))
-            }
-            Read::Closed(_) => Err(KvError::internal("a question about closures is no read")),
+            Self::Scan(scan) => ranges_of(map, &scan.remaining),
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Reshaping {
 pub struct RetiredStream {
     /// The range that it ordered.
     pub range: RangeId,
+    /// The keys of it.
+    pub keys: KeyRange,
     /// Adjudicators that answer for its transactions.
     pub candidates: Vec<NodeName>,
     /// No entry after this is a transaction's, and none ever will be: nobody needs to ask for its floor (R19).
@@ -185,6 +187,7 @@ impl RangeMap {
                 entry.stream,
                 RetiredStream {
                     range: entry.id,
+                    keys: entry.keys,
                     candidates: entry.candidates,
                     last: done
                         .sealed

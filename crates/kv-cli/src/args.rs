@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use meridian_client::Key;
 
 use crate::command::{self, Command, Scan};
@@ -41,6 +41,15 @@ pub struct Global {
         default_value = "127.0.0.1:7400"
     )]
     pub endpoint: Vec<String>,
+    /// Routers of other regions, used only while none of --endpoint answers.
+    #[arg(
+        long,
+        global = true,
+        env = "MERIDIAN_FAR_ENDPOINT",
+        value_delimiter = ',',
+        value_name = "ENDPOINT"
+    )]
+    pub far_endpoint: Vec<String>,
     /// How results are printed. For import and export: the file's format.
     #[arg(long, global = true, value_enum)]
     pub format: Option<Format>,
@@ -105,8 +114,12 @@ pub enum Action {
     Export(Export),
     /// What runs where: nodes, services, ranges, epochs, leases, positions and lag.
     Status,
-    /// The key ranges and their owners.
+    /// The key ranges: their keys, who owns them and in which region, their lead, and how far each region lags.
     Ranges,
+    /// Cut and heal links between regions, kill and restart nodes and regions. Only of a cluster that `dev --listen` runs.
+    ///
+    /// What is sent over a link that is cut does not arrive until it is healed; links of clients are never cut.
+    Fault(Fault),
     /// What became of a transaction. One that has not committed by now never will.
     Outcome {
         /// The token, as an error or a commit showed it: TXN:START:HOME.
@@ -137,6 +150,60 @@ pub struct Dev {
     /// No shell: serve until ^C.
     #[arg(long, requires = "listen", conflicts_with = "execute")]
     pub no_shell: bool,
+    /// How many regions: a, b, ... and, of three or more, the last a witness called w, which has a journal node only. Like
+    /// the ranges this is said at the first start, and stays.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub regions: Option<u8>,
+    /// How long messages take between regions, one way, separated by commas: a-b=30ms,a-w=10ms (a>b=30ms: in that
+    /// direction only). 20ms where nothing is said.
+    #[arg(long, value_name = "DELAYS", value_delimiter = ',')]
+    pub delay: Vec<String>,
+    /// How many key ranges, divided evenly as if keys began with small letters. The regions take turns at owning them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "split")]
+    pub ranges: Option<u16>,
+    /// Begin a key range at each of these keys, separated by commas. The regions take turns at owning them.
+    #[arg(long, value_name = "KEYS", value_delimiter = ',')]
+    pub split: Vec<String>,
+}
+
+/// `fault`.
+#[derive(Clone, Debug, Args)]
+pub struct Fault {
+    /// What to do; without it: show the links, and which nodes are down.
+    #[arg(value_enum, default_value = "show")]
+    pub action: FaultAction,
+    /// A region, a link (a-b: both ways, a>b: from a to b only), or for kill and restart a node. Heal and restart without
+    /// it: everything.
+    #[arg(default_value = "")]
+    pub target: String,
+}
+
+/// What `fault` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FaultAction {
+    /// Show the links, and which nodes are down.
+    Show,
+    /// Cut a link, or all links of a region.
+    Cut,
+    /// Heal what was cut.
+    Heal,
+    /// Kill a node, or all nodes of a region.
+    Kill,
+    /// Start again what was killed.
+    Restart,
+}
+
+impl FaultAction {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Show => "show",
+            Self::Cut => "cut",
+            Self::Heal => "heal",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+        }
+    }
 }
 
 /// `import`.
@@ -174,6 +241,10 @@ pub struct Bench {
     /// How long each part runs, in seconds.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub time: Duration,
+    /// Measure reads and commits from every region in ranges that are adjudicated in each, and show beside them what the
+    /// delays alone make of it (which only a cluster of `dev` knows). One client; keys are those of the ranges.
+    #[arg(long, conflicts_with_all = ["clients", "keys", "value_bytes"])]
+    pub by_region: bool,
     /// Keys that are written and read: bench/0 and so on.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,
@@ -217,6 +288,10 @@ impl Action {
             })?)],
             Self::Status => vec![Command::Status],
             Self::Ranges => vec![Command::Ranges],
+            Self::Fault(fault) => vec![Command::Fault {
+                action: fault.action.name().to_owned(),
+                target: fault.target.clone(),
+            }],
             Self::Dev(_) | Self::Shell | Self::Import(_) | Self::Export(_) | Self::Bench(_) => {
                 return Ok(None);
             }
@@ -239,7 +314,7 @@ fn key(text: &OsString) -> Result<Key, Failure> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "a number of seconds is needed".to_owned())?;

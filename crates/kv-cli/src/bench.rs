@@ -49,19 +49,27 @@ async fn measure(client: &Client, args: &Bench, name: &str, kind: Kind) -> Resul
     }
     let elapsed = began.elapsed().as_secs_f64();
     latencies.sort_unstable();
-    let quantile = |share: f64| {
-        let index = (latencies.len() as f64 * share) as usize;
-        let found = latencies.get(index.min(latencies.len().saturating_sub(1)));
-        found.copied().unwrap_or_default().as_micros().to_string()
-    };
+    let micros = |share| quantile(&latencies, share).as_micros().to_string();
     Ok(vec![
         name.to_owned(),
         latencies.len().to_string(),
         format!("{:.0}", latencies.len() as f64 / elapsed),
-        quantile(0.5),
-        quantile(0.99),
-        quantile(1.0),
+        micros(0.5),
+        micros(0.99),
+        micros(1.0),
     ])
+}
+
+/// Of latencies in order, the one below which this share of them lies.
+pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
+    let index = (sorted.len() as f64 * share) as usize;
+    let found = sorted.get(index.min(sorted.len().saturating_sub(1)));
+    found.copied().unwrap_or_default()
+}
+
+/// Milliseconds for people.
+pub(crate) fn millis(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64() * 1e3)
 }
 
 async fn work(

@@ -1,10 +1,16 @@
 //! What the shell can be told.
 
+use std::time::Duration;
+
 use meridian_client::{CommitToken, Key, KeyRange};
 
+use crate::args::seconds;
 use crate::failure::Failure;
 use crate::text::{escape, parse_token};
 use crate::words::Word;
+
+/// How long each part of `bench` runs when nothing is said.
+const BENCH_TIME: Duration = Duration::from_secs(3);
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +60,17 @@ pub enum Command {
     Status,
     /// The key ranges and their owners.
     Ranges,
+    /// Go to another region; `None`: show where there are some.
+    Region(Option<String>),
+    /// Do something to a cluster that runs in one process.
+    Fault {
+        /// show, cut, heal, kill, restart
+        action: String,
+        /// A region, a link or a node.
+        target: String,
+    },
+    /// Measure from every region, each part for so long.
+    Bench(Duration),
     /// How to use the shell.
     Help,
     /// Leave the shell.
@@ -87,6 +104,10 @@ scan [PREFIX | START END] [limit N] [reverse] [keys]
 count [PREFIX | START END]         how many keys
 outcome TOKEN                      what became of a transaction
 status | ranges                    what runs where, who owns what
+region [NAME]                      read and write in another region; without a name: where one can be
+fault [cut|heal REGION|A-B|A>B] [kill|restart REGION|NODE]
+                                   of a cluster of dev: break and mend it; alone: how it is
+bench [SECONDS]                    what reads and commits take, by region and by where the range is adjudicated
 help | exit
 
 Outside of a transaction each command is one by itself. Keys and values: bare words, 'literal', or
@@ -95,16 +116,19 @@ Outside of a transaction each command is one by itself. Keys and values: bare wo
 /// The words that commands begin with, for completion.
 pub const NAMES: &[&str] = &[
     "begin",
+    "bench",
     "commit",
     "count",
     "del",
     "delrange",
     "exit",
+    "fault",
     "get",
     "help",
     "outcome",
     "put",
     "ranges",
+    "region",
     "rollback",
     "savepoint",
     "scan",
@@ -153,6 +177,20 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
         }
         Some("status") => Command::Status,
         Some("ranges") => Command::Ranges,
+        Some("region") => Command::Region(rest.optional_text("a region")?),
+        Some("fault") => Command::Fault {
+            action: rest
+                .optional_text("what to do")?
+                .unwrap_or_else(|| "show".to_owned()),
+            target: rest
+                .optional_text("a region, a link or a node")?
+                .unwrap_or_default(),
+        },
+        Some("bench") => {
+            let time = rest.optional_text("how many seconds")?;
+            let time = time.map_or(Ok(BENCH_TIME), |text| seconds(&text));
+            Command::Bench(time.map_err(Failure::usage)?)
+        }
         Some("help") => Command::Help,
         Some("exit" | "quit") => Command::Exit,
         _ => {
@@ -279,6 +317,14 @@ impl<'a> Rest<'a> {
         let text = self.text(what)?;
         let number = text.parse().ok().filter(|number| *number > 0);
         number.ok_or_else(|| Failure::usage(format!("{keyword} {text}: a number above 0 is needed")))
+    }
+
+    fn optional_text(&mut self, what: &str) -> Result<Option<String>, Failure> {
+        if self.words.is_empty() {
+            Ok(None)
+        } else {
+            self.text(what).map(Some)
+        }
     }
 
     fn key(&mut self) -> Result<Key, Failure> {

@@ -10,6 +10,9 @@ pub mod command;
 #[cfg(feature = "embedded")]
 mod dev;
 pub mod failure;
+pub mod faults;
+pub mod floors;
+mod measure;
 pub mod output;
 pub mod shell;
 pub mod status;
@@ -23,8 +26,10 @@ use std::process::ExitCode;
 use meridian_client::Client;
 
 use crate::args::{Action, Cli, Global};
+use crate::command::Command;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Printer};
+use crate::shell::regions::Regions;
 use crate::shell::{Shell, interactive, remark, script};
 
 /// Does what the command line says; failures are told on standard error.
@@ -51,7 +56,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         return Err(Failure::usage("-e goes with the shell and with dev only"));
     }
     if let Some(commands) = action.commands()? {
-        let mut shell = Shell::new(connect(&global).await?, printer(&global));
+        let mut shell = Shell::new(connect(&global).await?, remote(&global), printer(&global));
         let all = async {
             for command in commands {
                 shell.run(command).await?;
@@ -70,11 +75,18 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             let client = connect(&global).await?;
             or_interrupted(transfer::export(&client, &export, global.format)).await
         }
+        Action::Bench(args) if args.by_region => {
+            let mut shell = Shell::new(connect(&global).await?, remote(&global), printer(&global));
+            or_interrupted(shell.run(Command::Bench(args.time))).await
+        }
         Action::Bench(args) => {
             let client = connect(&global).await?;
             or_interrupted(bench::bench(&client, &args, &mut printer(&global))).await
         }
-        _ => shell_on(connect(&global).await?, printer(&global), &global).await,
+        _ => {
+            let shell = Shell::new(connect(&global).await?, remote(&global), printer(&global));
+            shell_on(shell, &global).await
+        }
     }
 }
 
@@ -92,8 +104,7 @@ async fn run_dev(_: &args::Dev, _: &Global) -> Result<(), Failure> {
 }
 
 /// The shell in the form that was asked for: `-e`, piped input, or at the terminal.
-async fn shell_on(client: Client, printer: Printer, global: &Global) -> Result<(), Failure> {
-    let mut shell = Shell::new(client, printer);
+async fn shell_on(mut shell: Shell, global: &Global) -> Result<(), Failure> {
     if let Some(text) = &global.execute {
         return or_interrupted(script::run_text(&mut shell, text)).await;
     }
@@ -111,6 +122,17 @@ async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Resu
     }
 }
 
+/// The regions of the cluster at the endpoints.
+fn remote(global: &Global) -> Regions {
+    let endpoints: Vec<String> = global
+        .endpoint
+        .iter()
+        .chain(&global.far_endpoint)
+        .cloned()
+        .collect();
+    Regions::remote(&endpoints, global.timeout)
+}
+
 async fn connect(global: &Global) -> Result<Client, Failure> {
     let builder = global
         .endpoint
@@ -118,6 +140,10 @@ async fn connect(global: &Global) -> Result<Client, Failure> {
         .fold(Client::builder().deadline(global.timeout), |builder, address| {
             builder.endpoint(address.trim())
         });
+    let builder = global
+        .far_endpoint
+        .iter()
+        .fold(builder, |builder, address| builder.far_endpoint(address.trim()));
     builder.connect().await.map_err(|error| {
         let failure = Failure::from(error);
         match failure.code {

@@ -262,7 +262,8 @@ pub fn write_json(out: &mut dyn Write, key: &[u8], value: Option<&[u8]>) -> io::
     writeln!(out, "{}", Value::Object(object))
 }
 
-fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+/// A member that holds bytes: text, or else base64 under another name.
+pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),

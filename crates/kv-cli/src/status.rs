@@ -1,12 +1,13 @@
 //! `status` and `ranges`: what runs where, who owns what, how far everybody is.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use meridian_client::proto::{ClusterStatusResponse, NodeStatus, OwnedRangeStatus, ServiceStatus};
 use serde_json::{Map, Value, json};
 
-use crate::output::{Format, Printer};
-use crate::text::{grouped, utc};
+use crate::output::{Format, Printer, put_bytes};
+use crate::text::{escape, grouped, utc};
 
 /// Prints the whole cluster.
 pub fn print_status(printer: &mut Printer, mut status: ClusterStatusResponse) -> io::Result<()> {
@@ -26,20 +27,127 @@ pub fn print_status(printer: &mut Printer, mut status: ClusterStatusResponse) ->
     }
 }
 
-/// Prints the key ranges as their adjudicators have them.
+/// Prints the key ranges, one line each: its owner's view, or while it has none one of those who may take it over.
 pub fn print_ranges(printer: &mut Printer, mut status: ClusterStatusResponse) -> io::Result<()> {
     status.nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    let views = best_views(&status.nodes);
     if printer.format() != Format::Json {
-        return printer.columns(None, &RANGE_COLUMNS, &range_rows(&status.nodes));
+        let rows: Vec<_> = views.iter().map(|view| view_row(&status.nodes, view)).collect();
+        return printer.columns(None, &VIEW_COLUMNS, &rows);
     }
-    for (node, service) in services(&status.nodes) {
-        for range in &service.ranges {
-            let mut object = range_json(range);
-            object.insert("node".to_owned(), node.node.clone().into());
-            printer.object(object)?;
-        }
+    for View { node, range } in views {
+        let mut object = range_json(range);
+        object.insert("node".to_owned(), node.node.clone().into());
+        object.insert("region".to_owned(), node.region.clone().into());
+        printer.object(object)?;
     }
     Ok(())
+}
+
+/// A range as one adjudicator has it.
+struct View<'a> {
+    node: &'a NodeStatus,
+    range: &'a OwnedRangeStatus,
+}
+
+/// The ranges that have an owner, each with its owner's region.
+pub(crate) fn owned(nodes: &[NodeStatus]) -> impl Iterator<Item = (&str, &OwnedRangeStatus)> {
+    let owned = best_views(nodes)
+        .into_iter()
+        .filter(|view| view.range.role == "owner");
+    owned.map(|view| (view.node.region.as_str(), view.range))
+}
+
+/// Of each range the view that is worth most, by range.
+fn best_views(nodes: &[NodeStatus]) -> Vec<View<'_>> {
+    let worth = |range: &OwnedRangeStatus| {
+        let role = ["owner", "recovering"]
+            .iter()
+            .position(|role| *role == range.role);
+        // An owner that was deposed and does not know it yet is of a lower epoch.
+        (role.map_or(0, |place| 2 - place), range.epoch)
+    };
+    let mut best: BTreeMap<(u64, u64), View<'_>> = BTreeMap::new();
+    for (node, service) in services(nodes) {
+        for range in &service.ranges {
+            let known = best.get(&(range.range, range.stream));
+            if known.is_none_or(|known| worth(known.range) < worth(range)) {
+                best.insert((range.range, range.stream), View { node, range });
+            }
+        }
+    }
+    best.into_values().collect()
+}
+
+const VIEW_COLUMNS: [&str; 11] = [
+    "range",
+    "from",
+    "to",
+    "stream",
+    "owner",
+    "region",
+    "epoch",
+    "lsn",
+    "lead",
+    "journals behind",
+    "storage behind",
+];
+
+fn view_row(nodes: &[NodeStatus], View { node, range }: &View<'_>) -> Vec<String> {
+    let is_owned = range.role == "owner";
+    let behind = |lsn: u64| range.last_lsn.saturating_sub(lsn);
+    let region_of = |name: &str| {
+        let found = nodes.iter().find(|node| node.node == name);
+        found.map_or("?", |node| node.region.as_str())
+    };
+    // Several nodes of one region: the one that is furthest behind.
+    let mut journals: BTreeMap<&str, u64> = BTreeMap::new();
+    for (journal, lsn) in &range.replicas {
+        let worst = journals.entry(region_of(journal)).or_default();
+        *worst = behind(*lsn).max(*worst);
+    }
+    let mut stores: BTreeMap<&str, u64> = BTreeMap::new();
+    for (store, service) in services(nodes) {
+        let applied = service
+            .applied
+            .iter()
+            .filter(|applied| applied.stream == range.stream);
+        for applied in applied {
+            let worst = stores.entry(&store.region).or_default();
+            *worst = range
+                .committed_lsn
+                .saturating_sub(applied.applied_lsn)
+                .max(*worst);
+        }
+    }
+    let shown = |lags: BTreeMap<&str, u64>| {
+        let each: Vec<_> = lags
+            .iter()
+            .map(|(region, lag)| format!("{region}:{lag}"))
+            .collect();
+        if is_owned { each.join(" ") } else { "-".to_owned() }
+    };
+    vec![
+        range.range.to_string(),
+        escape(&range.start),
+        escape(&range.end),
+        range.stream.to_string(),
+        if is_owned {
+            node.node.clone()
+        } else {
+            format!("({})", range.role)
+        },
+        if is_owned {
+            node.region.clone()
+        } else {
+            "-".to_owned()
+        },
+        range.epoch.to_string(),
+        range.last_lsn.to_string(),
+        format!("{:.1} ms", range.lead_ns as f64 / 1e6),
+        shown(journals),
+        shown(stores),
+    ]
 }
 
 const NODE_COLUMNS: [&str; 7] = ["node", "region", "address", "role", "state", "clock", "version"];
@@ -134,7 +242,12 @@ fn range_rows(nodes: &[NodeStatus]) -> Vec<Vec<String>> {
             ]);
         }
     }
-    rows.sort();
+    in_order(rows)
+}
+
+/// Rows by the number in their first column, then by the rest.
+fn in_order(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.sort_by_cached_key(|row| (row.first().and_then(|id| id.parse::<u64>().ok()), row.clone()));
     rows
 }
 
@@ -165,8 +278,7 @@ fn stream_rows(nodes: &[NodeStatus]) -> Vec<Vec<String>> {
             ]);
         }
     }
-    rows.sort();
-    rows
+    in_order(rows)
 }
 
 fn applied_rows(nodes: &[NodeStatus]) -> Vec<Vec<String>> {
@@ -183,8 +295,7 @@ fn applied_rows(nodes: &[NodeStatus]) -> Vec<Vec<String>> {
             ]);
         }
     }
-    rows.sort();
-    rows
+    in_order(rows)
 }
 
 fn node_json(node: &NodeStatus) -> Map<String, Value> {
@@ -256,7 +367,7 @@ fn range_json(range: &OwnedRangeStatus) -> Map<String, Value> {
         .iter()
         .map(|(node, lsn)| (node.clone(), (*lsn).into()))
         .collect();
-    object(json!({
+    let mut object = object(json!({
         "range": range.range,
         "stream": range.stream,
         "role": range.role,
@@ -269,7 +380,12 @@ fn range_json(range: &OwnedRangeStatus) -> Map<String, Value> {
         "committed_lsn": range.committed_lsn,
         "closed": range.closed.to_string(),
         "replicas": replicas,
-    }))
+        "candidates": range.candidates,
+    }));
+    // Keys as everywhere: base64 where they are no text.
+    put_bytes(&mut object, "start", &range.start);
+    put_bytes(&mut object, "end", &range.end);
+    object
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -58,6 +58,10 @@ use links::Links;
 /// All nodes read the same clock, so between them it is as good as exact.
 const CLOCK: ClockSource = ClockSource::Fixed { bound_us: 1 };
 
+/// How long the files of a node that was killed may stay in use, and how often it is looked.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+const RELEASE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A running embedded cluster. Dropping it stops everything at once, as a crash would: nothing
 /// acknowledged is lost. [`Self::shutdown`] stops it cleanly, and the next start is quicker for it.
 pub struct Cluster {
@@ -100,6 +104,7 @@ impl Cluster {
         let regions: Vec<String> = file.regions().into_iter().map(str::to_owned).collect();
         let links = Links::new(&regions, &options.delays)?;
         file.cluster.settings = options.settings_for(regions.len(), links.longest());
+        let sockets = bind_all(&mut file, options.listen).await?;
         let of_nodes = file
             .nodes
             .iter()
@@ -119,26 +124,14 @@ impl Cluster {
             listening: Vec::new(),
             _lock: lock,
         };
-        if let Err(error) = started.start_all(options.listen).await {
+        if let Err(error) = started.start_all(sockets).await {
             started.shutdown().await;
             return Err(error);
         }
         Ok(started)
     }
 
-    async fn start_all(&mut self, listen: Option<SocketAddr>) -> Result<(), Error> {
-        // Before anything else: an address that is taken is the likeliest reason not to start.
-        let mut sockets = Vec::new();
-        if let Some(first) = listen {
-            for (region, number) in self.regions().into_iter().zip(0..) {
-                let port = if first.port() == 0 {
-                    0
-                } else {
-                    first.port().saturating_add(number)
-                };
-                sockets.push((region, bind(SocketAddr::new(first.ip(), port)).await?));
-            }
-        }
+    async fn start_all(&mut self, sockets: Vec<Socket>) -> Result<(), Error> {
         let names: Vec<String> = self
             .inner
             .file
@@ -152,10 +145,13 @@ impl Cluster {
         for node in self.inner.running() {
             node::wait_ready(&node.health, self.inner.start_timeout).await?;
         }
-        for (region, (socket, address)) in sockets {
-            let Some(router) = self.inner.routers(&region).into_iter().next() else {
-                continue;
-            };
+        for Socket {
+            router,
+            socket,
+            address,
+        } in sockets
+        {
+            let region = self.inner.file.node(&router.0)?.region.clone();
             let router = self.inner.hub.client_network(&region).transport(&router);
             let routes = entrance::routes(router, Arc::downgrade(&self.inner));
             let stop = CancellationToken::new();
@@ -256,13 +252,14 @@ impl Cluster {
         if self.inner.node(name).is_some() {
             return Err(Error::Usage(format!("{name} is running")));
         }
-        self.inner.start_node(name).await
+        self.inner.start_again(name).await
     }
 
     /// Returns when a service could not go on, with the reason. The others go on without it.
     pub async fn failed(&self) -> Arc<ServiceFailure> {
-        let nodes = self.inner.running();
-        let mut failures: FuturesUnordered<_> = nodes.iter().map(|node| node.failed()).collect();
+        // Nodes that are killed later must not live on in here: their files would stay in use.
+        let mut failures: FuturesUnordered<_> =
+            self.inner.running().iter().map(|node| node.failed()).collect();
         match failures.next().await {
             Some(failure) => failure,
             None => std::future::pending().await,
@@ -311,6 +308,17 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.to_owned(), Arc::new(node));
         Ok(())
+    }
+
+    /// Starts a node that was running before. Connections that break a moment after it stopped may still hold its files.
+    async fn start_again(&self, name: &str) -> Result<(), Error> {
+        let end = tokio::time::Instant::now() + RELEASE_TIMEOUT;
+        loop {
+            match self.start_node(name).await {
+                Err(_) if tokio::time::Instant::now() < end => tokio::time::sleep(RELEASE_INTERVAL).await,
+                result => return result,
+            }
+        }
     }
 
     /// The routers of a region, running or not.
@@ -364,6 +372,35 @@ impl Drop for Cluster {
             self.inner.hub.cut_power(&name);
         }
     }
+}
+
+/// Where a router is served to other processes.
+struct Socket {
+    router: NodeName,
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// Binds an address for the router of each region, and writes it into the configuration, where others learn of it. Comes before
+/// anything else: an address that is taken is the likeliest reason not to start.
+async fn bind_all(file: &mut File, listen: Option<SocketAddr>) -> Result<Vec<Socket>, Error> {
+    let mut sockets = Vec::new();
+    let routers = file.nodes.iter_mut().filter(|node| node.has(Role::Router));
+    let Some(first) = listen else { return Ok(sockets) };
+    for (node, number) in routers.zip(0..) {
+        let port = match first.port() {
+            0 => 0,
+            port => port.saturating_add(number),
+        };
+        let (socket, address) = bind(SocketAddr::new(first.ip(), port)).await?;
+        node.address = address.to_string();
+        sockets.push(Socket {
+            router: node.node_name(),
+            socket,
+            address,
+        });
+    }
+    Ok(sockets)
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

@@ -128,12 +128,14 @@ impl Node {
         })
     }
 
-    /// Returns when a service could not go on.
-    pub async fn failed(&self) -> Arc<ServiceFailure> {
+    /// Returns when a service could not go on. Does not keep the node alive.
+    pub fn failed(&self) -> impl Future<Output = Arc<ServiceFailure>> + Send + use<> {
         let mut ends: FuturesUnordered<_> = self.services.iter().map(Running::failure).collect();
-        match ends.next().await {
-            Some(failure) => failure,
-            None => pending().await,
+        async move {
+            match ends.next().await {
+                Some(failure) => failure,
+                None => pending().await,
+            }
         }
     }
 
@@ -213,15 +215,17 @@ impl Running {
         }
     }
 
-    async fn failure(&self) -> Arc<ServiceFailure> {
+    fn failure(&self) -> impl Future<Output = Arc<ServiceFailure>> + Send + use<> {
         let mut ended = self.ended.clone();
-        let end = ended
-            .wait_for(Option::is_some)
-            .map(|end| end.ok().and_then(|end| end.clone()))
-            .await;
-        match end {
-            Some(Err(failure)) => failure,
-            _ => pending().await,
+        async move {
+            let end = ended
+                .wait_for(Option::is_some)
+                .map(|end| end.ok().and_then(|end| end.clone()))
+                .await;
+            match end {
+                Some(Err(failure)) => failure,
+                _ => pending().await,
+            }
         }
     }
 

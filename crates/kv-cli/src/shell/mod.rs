@@ -1,6 +1,7 @@
 //! Carries out statements, one after another, with the transaction that is open between them.
 
 pub mod interactive;
+pub mod regions;
 pub mod script;
 
 use std::io::Write;
@@ -13,12 +14,14 @@ use meridian_client::{
 use crate::command::{Command, HELP, Past, Scan};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
-use crate::status;
 use crate::text::escape;
+use crate::{faults, measure, status};
+use regions::Regions;
 
 /// A shell: a client, where results go, and the open transaction.
 pub struct Shell {
     client: Client,
+    regions: Regions,
     printer: Printer,
     open: Option<Open>,
 }
@@ -32,20 +35,19 @@ struct Open {
 
 impl Shell {
     /// A shell without an open transaction.
-    pub fn new(client: Client, printer: Printer) -> Self {
+    pub fn new(client: Client, regions: Regions, printer: Printer) -> Self {
         Self {
             client,
+            regions,
             printer,
             open: None,
         }
     }
 
-    /// The prompt: the region, and the transaction's state. `*`: it has writes; `!`: it is dead.
+    /// The prompt: the region (`a via b`: b serves, because a does not answer), and the transaction's state. `*`: it has
+    /// writes; `!`: it is dead.
     pub fn prompt(&self) -> String {
-        let region = self
-            .client
-            .region()
-            .unwrap_or_else(|| "(not connected)".to_owned());
+        let region = self.regions.describe(self.client.region());
         let state = match &self.open {
             None => String::new(),
             Some(open) => {
@@ -98,6 +100,15 @@ impl Shell {
             Command::Ranges => {
                 let status = self.client.cluster_status().await?;
                 Ok(status::print_ranges(&mut self.printer, status)?)
+            }
+            Command::Region(region) => self.region(region).await,
+            Command::Fault { action, target } => {
+                let report = self.client.inject_fault(&action, &target).await?;
+                Ok(faults::print(&mut self.printer, &report)?)
+            }
+            Command::Bench(time) => {
+                let clients = self.regions.clients(&self.client).await?;
+                measure::measure(&clients, time, &mut self.printer).await
             }
             Command::Help => Ok(self.printer.text(HELP)?),
             Command::Exit => Ok(()),
@@ -199,6 +210,21 @@ impl Shell {
             Some(open) => Reader::Open(&open.txn),
             None => Reader::Own(self.client.begin(TxnOptions::read_only()).await?),
         })
+    }
+
+    async fn region(&mut self, region: Option<String>) -> Result<(), Failure> {
+        let Some(region) = region else {
+            let names = self.regions.names(&self.client).await?;
+            return Ok(self.printer.columns(None, &["region"], &names)?);
+        };
+        if self.open.is_some() {
+            return Err(
+                Failure::new(Code::Failed, "a transaction is open, and belongs to its region")
+                    .advise("commit or rollback ends it"),
+            );
+        }
+        self.client = self.regions.go(&region, &self.client).await?;
+        Ok(())
     }
 
     async fn get(&mut self, key: Key, for_update: bool) -> Result<(), Failure> {

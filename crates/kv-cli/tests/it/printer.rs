@@ -43,10 +43,10 @@ async fn status_for_programs() {
          {\"applied\":[],\"figures\":{},\"ranges\":[],\"role\":\"journal\",\"state\":\"ready\",\"streams\":[\
          {\"bytes\":65536,\"committed_lsn\":118,\"last_epoch\":3,\"last_lsn\":120,\
          \"lease_end\":\"1700000000500000000\",\"owner\":\"n1\",\"promised_epoch\":3,\"stream\":1}]},\
-         {\"applied\":[],\"figures\":{},\"ranges\":[{\"closed\":\"1700000000499999998\",\"committed_lsn\":118,\
-         \"epoch\":3,\"floor\":\"1700000000499999999\",\"last_lsn\":120,\"lead_ns\":2000000,\
+         {\"applied\":[],\"figures\":{},\"ranges\":[{\"candidates\":[\"n1\",\"n2\"],\"closed\":\"1700000000499999998\",\"committed_lsn\":118,\
+         \"end\":\"\",\"epoch\":3,\"floor\":\"1700000000499999999\",\"last_lsn\":120,\"lead_ns\":2000000,\
          \"lease_end\":\"1700000000500000000\",\"range\":1,\"replicas\":{\"n1\":120,\"n2\":115},\
-         \"role\":\"owner\",\"stream\":1,\"window_low\":\"1\"}],\"role\":\"adjudicator\",\"state\":\"ready\",\
+         \"role\":\"owner\",\"start\":\"\",\"stream\":1,\"window_low\":\"1\"}],\"role\":\"adjudicator\",\"state\":\"ready\",\
          \"streams\":[]},{\"applied\":[{\"applied_lsn\":117,\"closed\":\"1700000000499999997\",\"stream\":1}],\
          \"figures\":{\"keys\":42},\"ranges\":[],\"role\":\"storage\",\"state\":\"ready\",\"streams\":[]}],\
          \"unreachable\":null,\"version\":\"0.1.0\"}"
@@ -60,4 +60,12 @@ async fn status_for_programs() {
     let run = server.run(&["ranges", "--format", "json"]).await;
     let range: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((&range["node"], &range["epoch"]), (&"n1".into(), &3.into()));
+    let run = server.run(&["ranges"]).await;
+    run.expect(
+        0,
+        "\
+range  from  to  stream  owner  region  epoch  lsn  lead    journals behind  storage behind
+1                1       n1     a       3      120  2.0 ms  a:5              a:1
+",
+    );
 }

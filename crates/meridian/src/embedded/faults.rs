@@ -145,7 +145,7 @@ impl Inner {
     async fn revive(&self, place: &Place) -> Result<(), Error> {
         for name in self.nodes_of(place)? {
             if self.node(&name).is_none() {
-                self.start_node(&name).await?;
+                self.start_again(&name).await?;
             }
         }
         Ok(())
@@ -153,11 +153,6 @@ impl Inner {
 
     async fn inject(&self, request: &FaultRequest) -> Result<FaultReport, Error> {
         let place = self.place(&request.target)?;
-        let needs_place = |what: &str| {
-            Error::Usage(format!(
-                "{what} what? A region or a node; for {what} also: everything, by naming each"
-            ))
-        };
         match request.action.as_str() {
             "show" | "" => {}
             "cut" if place == Place::Everywhere => {
@@ -165,7 +160,9 @@ impl Inner {
                     "cut what? A region, or a link like a-b or a>b".to_owned(),
                 ));
             }
-            "kill" if place == Place::Everywhere => return Err(needs_place("kill")),
+            "kill" if place == Place::Everywhere => {
+                return Err(Error::Usage("kill what? A region or a node".to_owned()));
+            }
             "cut" => self.set_links(&place, true)?,
             "heal" => self.set_links(&place, false)?,
             "kill" => self.crash(&place).await?,

@@ -5,3 +5,4 @@ mod command;
 mod embedded;
 mod init;
 mod process;
+mod regions;

@@ -1,0 +1,232 @@
+//! `bench` in the shell: what reads and commits take from each region, by where the range is adjudicated, beside what the delays
+//! alone make of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meridian_client::proto::ClusterStatusResponse;
+use meridian_client::{Client, Error, Execute, Key};
+use tokio::time::Instant;
+
+use crate::bench::{millis, quantile};
+use crate::failure::{Code, Failure};
+use crate::floors::Floors;
+use crate::output::Printer;
+use crate::shell::remark;
+use crate::status;
+
+/// Keys per range that are written and read.
+const KEYS: u64 = 500;
+/// How often the writer writes beneath which reads are measured.
+const WRITE_INTERVAL: Duration = Duration::from_millis(5);
+/// What runs before each measurement and is not counted: connections, leases, and leads that settle.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// A range to measure, and the region of its owner.
+#[derive(Clone)]
+struct Place {
+    region: String,
+    prefix: Vec<u8>,
+    lead: Duration,
+}
+
+impl Place {
+    fn key(&self, number: u64) -> Key {
+        let mut key = self.prefix.clone();
+        key.extend_from_slice(format!("bench/{}", number % KEYS).as_bytes());
+        key.into()
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    /// While a client of each region writes to the range.
+    ReadUnderWrites,
+    Commit,
+}
+
+/// One row of the table to be.
+struct Cell {
+    name: String,
+    from: String,
+    home: String,
+    kind: Kind,
+    places: Vec<Place>,
+}
+
+/// Measures every combination, one after another, each for `time`, with one operation under way.
+pub async fn measure(
+    clients: &BTreeMap<String, Client>,
+    time: Duration,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let client = clients
+        .values()
+        .next()
+        .ok_or_else(|| Failure::new(Code::Failed, "there is no region"))?;
+    for place in places(&client.cluster_status().await?) {
+        // A range that nobody used has no owner, and says no lead.
+        client.put(place.key(0), "x").await?;
+    }
+    let places = places(&client.cluster_status().await?);
+    let regions: Vec<String> = clients.keys().cloned().collect();
+    let floors = floors(client, &regions).await;
+    let mut rows = Vec::new();
+    for cell in cells(&regions, &places) {
+        remark(&format!("{} from {} in {}", cell.name, cell.from, cell.home));
+        let result = run(clients, &cell, time).await;
+        rows.push(row(&cell, result, floors.as_ref()));
+    }
+    let columns = [
+        "operation",
+        "from",
+        "adjudicated in",
+        "count",
+        "p50 ms",
+        "p99 ms",
+        "floor ms",
+        "with lead",
+    ];
+    Ok(printer.columns(None, &columns, &rows)?)
+}
+
+/// One range of each region that owns some.
+fn places(status: &ClusterStatusResponse) -> Vec<Place> {
+    let mut found: BTreeMap<String, Place> = BTreeMap::new();
+    for (region, range) in status::owned(&status.nodes) {
+        let mut prefix = range.start.to_vec();
+        // Below whatever else begins like this.
+        prefix.push(0);
+        found.entry(region.to_owned()).or_insert(Place {
+            region: region.to_owned(),
+            prefix,
+            lead: Duration::from_nanos(range.lead_ns),
+        });
+    }
+    found.into_values().collect()
+}
+
+/// From the delays of a cluster in one process; any other does not know them.
+async fn floors(client: &Client, regions: &[String]) -> Option<Floors> {
+    let report = client.inject_fault("show", "").await.ok()?;
+    let each = report.links.into_iter();
+    let delays = each.map(|link| ((link.from, link.to), Duration::from_nanos(link.delay_ns)));
+    Some(Floors::new(delays.collect(), regions))
+}
+
+fn cells(regions: &[String], places: &[Place]) -> Vec<Cell> {
+    let kinds = [
+        ("read", Kind::Read),
+        ("read under writes", Kind::ReadUnderWrites),
+        ("commit", Kind::Commit),
+    ];
+    let mut cells = Vec::new();
+    for (name, kind) in kinds {
+        for place in places {
+            cells.extend(regions.iter().map(|from| Cell {
+                name: name.to_owned(),
+                from: from.clone(),
+                home: place.region.clone(),
+                kind,
+                places: vec![place.clone()],
+            }));
+        }
+    }
+    if let [first, second, ..] = places {
+        cells.extend(regions.iter().map(|from| Cell {
+            name: "commit across".to_owned(),
+            from: from.clone(),
+            home: format!("{} and {}", first.region, second.region),
+            kind: Kind::Commit,
+            places: vec![first.clone(), second.clone()],
+        }));
+    }
+    cells
+}
+
+async fn run(
+    clients: &BTreeMap<String, Client>,
+    cell: &Cell,
+    time: Duration,
+) -> Result<Vec<Duration>, Error> {
+    let Some(client) = clients.get(&cell.from) else {
+        return Ok(Vec::new());
+    };
+    let writers: Vec<_> = match cell.kind {
+        Kind::ReadUnderWrites => clients
+            .values()
+            .map(|client| tokio::spawn(write(client.clone(), cell.places.clone())))
+            .collect(),
+        Kind::Read | Kind::Commit => Vec::new(),
+    };
+    let measured = repeat(client, cell, time).await;
+    writers.iter().for_each(tokio::task::JoinHandle::abort);
+    measured
+}
+
+async fn repeat(client: &Client, cell: &Cell, time: Duration) -> Result<Vec<Duration>, Error> {
+    let warm = Instant::now() + WARM_UP;
+    let end = warm + time;
+    let mut latencies = Vec::new();
+    let mut number = 0;
+    while Instant::now() < end {
+        number += 1;
+        let began = Instant::now();
+        match (cell.kind, cell.places.first()) {
+            (Kind::Commit, _) => put(client, &cell.places, number).await?,
+            (_, Some(place)) => drop(client.get(place.key(number)).await?),
+            (_, None) => break,
+        }
+        if began >= warm {
+            latencies.push(began.elapsed());
+        }
+    }
+    Ok(latencies)
+}
+
+/// One transaction that writes a key of each range.
+async fn put(client: &Client, places: &[Place], number: u64) -> Result<(), Error> {
+    let writes = places.iter().fold(Execute::new(), |execute, place| {
+        execute.put(place.key(number), "x")
+    });
+    client.execute(&writes).await.map(drop)
+}
+
+/// Writes until it is aborted. Its own failures are not what is measured.
+async fn write(client: Client, places: Vec<Place>) {
+    for number in 0.. {
+        let _ = put(&client, &places, number).await;
+        tokio::time::sleep(WRITE_INTERVAL).await;
+    }
+}
+
+fn row(cell: &Cell, result: Result<Vec<Duration>, Error>, floors: Option<&Floors>) -> Vec<String> {
+    let mut row = vec![cell.name.clone(), cell.from.clone(), cell.home.clone()];
+    match result {
+        Ok(mut latencies) => {
+            latencies.sort_unstable();
+            row.push(latencies.len().to_string());
+            row.extend([0.5, 0.99].map(|share| millis(quantile(&latencies, share))));
+        }
+        Err(error) => row.extend([error.to_string(), "-".to_owned(), "-".to_owned()]),
+    }
+    let floor = |with_lead: bool| {
+        let floors = floors?;
+        let from = &cell.from;
+        Some(match (cell.kind, cell.places.as_slice()) {
+            (Kind::Commit, [first, second, ..]) => {
+                floors.commit_across(from, &first.region, &second.region, with_lead)
+            }
+            (Kind::Commit, [place]) => floors.commit(from, &place.region, with_lead),
+            (_, [place, ..]) => floors.read(from, &place.region, with_lead),
+            (_, []) => return None,
+        })
+    };
+    let shown = |floor: Option<Duration>| floor.map_or_else(|| "-".to_owned(), millis);
+    row.push(shown(floor(false)));
+    let has_lead = cell.places.iter().any(|place| !place.lead.is_zero());
+    row.push(shown(floor(true).filter(|_| has_lead)));
+    row
+}

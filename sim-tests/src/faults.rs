@@ -11,7 +11,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
-use crate::cluster::{Cluster, Role, Shared};
+use crate::cluster::{Cluster, Role, Shared, distances};
 use crate::seams::derive;
 
 mod clocks;
@@ -19,9 +19,11 @@ mod disks;
 mod links;
 mod points;
 mod processes;
+mod regions;
 
 pub use clocks::FARTHEST;
 use links::{Cut, Links};
+use regions::Flap;
 
 /// How often stores write out what they hold, on average.
 const FLUSH_MEAN: Duration = Duration::from_millis(700);
@@ -44,6 +46,8 @@ enum Kind {
     PowerCut,
     DiskLoss,
     Point,
+    RegionLoss,
+    RegionCut,
 }
 
 impl fmt::Display for Kind {
@@ -60,6 +64,8 @@ enum Repair {
     Room(usize),
     DiskSpeed,
     Uncut(u64),
+    /// Not for good.
+    CutAgain(Flap),
     Speed,
 }
 
@@ -129,6 +135,8 @@ impl Faults {
             (Kind::PowerCut, faults.power_cut),
             (Kind::DiskLoss, faults.disk_loss),
             (Kind::Point, faults.points),
+            (Kind::RegionLoss, faults.region_loss),
+            (Kind::RegionCut, faults.region_cut),
         ];
         let now = self.shared.time.elapsed();
         for (kind, mean) in kinds {
@@ -234,10 +242,13 @@ impl Faults {
                 self.count(kind.to_string());
                 tracing::info!(?slow, "fault: {kind}");
                 sim.set_max_message_latency(slow);
+                distances::apply(sim, &self.shared, self.links.hosts(), slow);
                 let until = now + spread(&mut self.rng, Duration::from_secs(1));
                 self.repairs.push((until, Repair::Speed));
             }
             Kind::ClockJump => self.jump(cluster),
+            Kind::RegionLoss => self.lose_region(sim, cluster),
+            Kind::RegionCut => self.cut_region(sim),
         }
     }
 
@@ -266,9 +277,11 @@ impl Faults {
                 tracing::info!(id, "repaired: links");
                 self.links.uncut(sim, *id);
             }
+            Repair::CutAgain(flap) => self.flap(sim, flap),
             Repair::Speed => {
                 tracing::info!("repaired: latency");
                 sim.set_max_message_latency(self.shared.plan.latency.1);
+                distances::apply(sim, &self.shared, self.links.hosts(), Duration::ZERO);
             }
         }
     }

@@ -11,7 +11,7 @@ use meridian_storage::store::Direction;
 use turmoil::Sim;
 
 use crate::cluster::time::{SimTime, TICK};
-use crate::cluster::{Cluster, Role, Shared};
+use crate::cluster::{Cluster, Role, Shared, distances};
 use crate::faults::{FARTHEST, Faults};
 use crate::history::{Outcome, Txn};
 use crate::invariants::{self, Content, Evidence, Violation};
@@ -110,6 +110,9 @@ fn simulate(plan: Plan, options: &trace::Options) -> turmoil::Result<Report> {
     cluster.start(&mut sim);
     let workload = Workload::new(&shared);
     workload.start(&mut sim, &shared);
+    let hosts = cluster.nodes.iter().map(|node| node.name().to_owned());
+    let hosts: Vec<String> = hosts.chain(workload.names.iter().cloned()).collect();
+    distances::apply(&sim, &shared, &hosts, Duration::ZERO);
     let mut world = World {
         faults: Faults::new(shared.clone(), &cluster, &workload.names),
         sim,
@@ -259,8 +262,10 @@ impl World {
             Vec::new()
         };
         let (events, unreadable) = trace.take_events();
+        let map = self.shared.map();
         let evidence = Evidence {
             plan: &self.shared.plan,
+            map: &map,
             txns: &txns,
             audit: audit.filter(|_| is_done),
             stores: &stores,

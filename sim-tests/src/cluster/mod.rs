@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod distances;
 pub mod messages;
 pub mod node;
 pub mod points;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meridian_journal::{DiskIdentity, disk as registration};
-use meridian_types::{ClusterId, DiskId, NodeName};
+use meridian_types::{ClusterId, DiskId, NodeName, RangeMap};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -43,8 +44,6 @@ use wire::{Cuts, SimDialer};
 /// What a node runs.
 pub use meridian::config::Role;
 
-/// Where all nodes are.
-pub const REGION: &str = "local";
 /// The widest error that a clock may have: above the widest bound of any plan.
 const MAX_CLOCK_ERROR: Duration = Duration::from_millis(250);
 
@@ -96,6 +95,12 @@ impl Shared {
         (1..=count)
             .map(|number| NodeName(format!("{role}-{number}")))
             .collect()
+    }
+
+    /// The range map that all nodes begin with.
+    pub fn map(&self) -> RangeMap {
+        let plan = &self.plan;
+        plan.ranges.map(&self.names(Role::Adjudicator), &plan.regions)
     }
 
     /// What a client opens connections with.

@@ -20,7 +20,8 @@ use super::clock::SkewedClock;
 use super::disk::Disk;
 use super::process::Process;
 use super::sockets::Sockets;
-use super::{REGION, Role, Shared, wire};
+use super::{Role, Shared, wire};
+use crate::plan::Region;
 use crate::seams::derive;
 
 /// What is known of a loss of a journal node's disk.
@@ -191,20 +192,19 @@ impl Node {
         let network = Network::new(&identity, LocalNodes::default(), dialer);
         let env = Env::new(
             identity.node.clone(),
-            REGION.to_owned(),
+            self.region().name().to_owned(),
             self.clock.clone(),
             network.clone(),
             seed,
         )
         .with_fault_points(self.shared.points.of(self.name()));
-        let candidates = self.shared.names(Role::Adjudicator);
         // Held as long as the node lives: its services watch it.
-        let (_map, map) = watch::channel(Arc::new(RangeMap::single(candidates)));
+        let (_map, map) = watch::channel(Arc::new(self.shared.map()));
         let owners = Owners::new(network, map.clone());
         let started = self.start_service(env, owners, map, stop.clone()).await?;
         let report = NodeReport::new(
             identity.clone(),
-            REGION.to_owned(),
+            self.region().name().to_owned(),
             self.name().to_owned(),
             self.clock.clone(),
             vec![started.service.clone()],
@@ -246,7 +246,7 @@ impl Node {
         map: watch::Receiver<Arc<RangeMap>>,
         stop: CancellationToken,
     ) -> Result<Started, ServiceFailure> {
-        let journals: Vec<NodeName> = self.shared.names(Role::Journal);
+        let journals = self.nearest(Role::Journal);
         match self.role {
             Role::Journal => {
                 let config = self.journal_config();
@@ -256,7 +256,8 @@ impl Node {
                     Ok(present) => present,
                     Err(_) => self.identity.clone(),
                 };
-                let started = meridian_journal::start(config, env, identity, journals, files, stop);
+                let replicas = self.shared.names(Role::Journal);
+                let started = meridian_journal::start(config, env, identity, replicas, files, stop);
                 started.await.map_err(ServiceFailure::from)
             }
             Role::Adjudicator => {
@@ -277,16 +278,38 @@ impl Node {
                     page_bytes: self.shared.plan.page_bytes,
                     ..meridian_query::Config::default()
                 };
-                let storage = self.shared.names(Role::Storage);
+                let storage = self.in_region(Role::Storage);
                 let committed = CommittedWatch::start(&env, journals, stop.clone());
                 meridian_query::start(config, env, owners, committed, storage, stop).await
             }
             Role::Router => {
                 let config = meridian_router::Config::default();
-                let queries = self.shared.names(Role::Query);
+                let queries = self.in_region(Role::Query);
                 meridian_router::start(config, env, queries, all_nodes(&self.shared), stop).await
             }
         }
+    }
+
+    fn region(&self) -> Region {
+        self.shared.plan.regions.of_node(self.name())
+    }
+
+    /// The nodes that run this, the nearest region's first.
+    fn nearest(&self, role: Role) -> Vec<NodeName> {
+        let mut names = self.shared.names(role);
+        let regions = &self.shared.plan.regions;
+        if let Some(distances) = regions.distances {
+            names.sort_by_key(|name| distances.between(self.region(), regions.of_node(&name.0)));
+        }
+        names
+    }
+
+    /// The nodes that run this where it is.
+    fn in_region(&self, role: Role) -> Vec<NodeName> {
+        let regions = &self.shared.plan.regions;
+        let mut names = self.shared.names(role);
+        names.retain(|name| regions.of_node(&name.0) == self.region());
+        names
     }
 
     fn journal_config(&self) -> meridian_journal::Config {
@@ -319,8 +342,8 @@ fn all_nodes(shared: &Shared) -> Vec<NodeInfo> {
     let nodes = Role::ALL.into_iter().flat_map(|role| {
         shared.names(role).into_iter().map(move |name| NodeInfo {
             address: name.to_string(),
+            region: shared.plan.regions.of_node(&name.0).name().to_owned(),
             name,
-            region: REGION.to_owned(),
             roles: vec![role.to_string()],
         })
     });

@@ -57,6 +57,11 @@ impl Links {
         self.hosts.len()
     }
 
+    /// All of them.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
     /// The names of hosts.
     pub fn describe(&self, hosts: &[usize]) -> String {
         let names: Vec<&str> = hosts

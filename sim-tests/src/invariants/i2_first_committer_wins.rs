@@ -12,9 +12,10 @@ const NAME: &str = "I2 first committer wins";
 pub fn check(log: &Log<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (key, versions) in versions(log) {
-        let indices: Vec<usize> = versions.values().copied().collect();
-        for pair in indices.windows(2) {
-            let [first, second] = *pair else { continue };
+        for pair in versions.windows(2) {
+            let [(_, first), (_, second)] = *pair else {
+                continue;
+            };
             if let (Some(Event::Decided(one)), Some(Event::Decided(two))) =
                 (log.event(first), log.event(second))
                 && one.commit > two.start

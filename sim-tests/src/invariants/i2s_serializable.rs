@@ -3,8 +3,6 @@
 //!
 //! Checked are all reads of a serializable transaction and those *for update* of any other.
 
-use std::ops::Bound::Excluded;
-
 use meridian_types::Timestamp;
 
 use super::log::versions;
@@ -18,16 +16,13 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
     let versions = versions(log);
     let mut violations = Vec::new();
     for (index, decided) in log.committed() {
-        let during = (Excluded(decided.start), Excluded(decided.commit));
-        if decided.start >= decided.commit || decided.commit == Timestamp::ZERO {
-            continue;
-        }
+        let is_during = |commit: Timestamp| decided.start < commit && commit < decided.commit;
         let checked = decided
             .checked
             .iter()
             .flat_map(|range| versions.range::<[u8], _>(range.bounds()));
         for (key, versions) in checked {
-            if let Some((_, writer)) = versions.range(during).next() {
+            if let Some((_, writer)) = versions.iter().find(|(commit, _)| is_during(*commit)) {
                 let what = format!(
                     "{} read {}, which another transaction wrote before it committed",
                     Short(decided.txn),

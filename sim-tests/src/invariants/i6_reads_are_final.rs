@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{Key, KeyRange, Lsn, StreamId, Timestamp};
+use meridian_types::{Key, KeyRange, Lsn, RangeId, StreamId, Timestamp};
 
 use super::{Log, Violation};
 use crate::events::{Decided, Event, Seconds};
@@ -17,7 +17,7 @@ const NAME: &str = "I6 reads are final";
 #[derive(Default)]
 struct Node {
     applied: BTreeMap<StreamId, Lsn>,
-    closed: Timestamp,
+    closed: BTreeMap<RangeId, Timestamp>,
 }
 
 /// A stream's committed transactions by commit timestamp.
@@ -38,14 +38,15 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
             Event::Restored { stream, at } => {
                 let node = nodes.entry(name).or_default();
                 node.applied.insert(*stream, at.lsn);
-                node.closed = Timestamp::ZERO;
+                node.closed.clear();
             }
             Event::Applied { stream, at, .. } => {
                 nodes.entry(name).or_default().applied.insert(*stream, at.lsn);
             }
             Event::Complete(closure) => {
                 let node = nodes.entry(name).or_default();
-                node.closed = node.closed.max(closure.x);
+                let closed = node.closed.entry(closure.range).or_default();
+                *closed = (*closed).max(closure.x);
             }
             Event::LookedUp { at, key, .. } => {
                 let keys = KeyRange::point(key.clone());
@@ -100,15 +101,14 @@ fn judge(
             }
         }
     }
-    if node.closed < at && !versions.is_empty() {
-        let what = format!(
-            "a read at {} while closed through {} (R5)",
-            Seconds(at),
-            Seconds(node.closed)
-        );
-        return Some(Violation::shown(NAME, what, log.events, [read]));
-    }
-    None
+    let open = log.map.overlapping(keys).find_map(|range| {
+        let closed = node.closed.get(&range.id).copied().unwrap_or_default();
+        (closed < at).then_some((range.id, closed))
+    });
+    let (range, closed) = open.filter(|_| !versions.is_empty())?;
+    let (at, closed) = (Seconds(at), Seconds(closed));
+    let what = format!("a read at {at} while {range} is closed through {closed} (R5)");
+    Some(Violation::shown(NAME, what, log.events, [read]))
 }
 
 /// When the node that read learns of the entry after all.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Position, StreamId, Timestamp};
+use meridian_types::{Position, RangeMap, StreamId, Timestamp};
 
 use super::Violation;
 use super::stream_log::StreamLog;
@@ -21,11 +21,13 @@ pub struct Log<'a> {
     pub events: &'a [Happened],
     /// By stream.
     pub streams: BTreeMap<StreamId, StreamLog>,
+    /// Which range holds which keys.
+    pub map: &'a RangeMap,
 }
 
 impl<'a> Log<'a> {
-    /// What these events tell.
-    pub fn new(events: &'a [Happened]) -> Self {
+    /// What these events tell of a cluster with this map.
+    pub fn new(events: &'a [Happened], map: &'a RangeMap) -> Self {
         let mut streams: BTreeMap<StreamId, StreamLog> = BTreeMap::new();
         let journals: BTreeSet<&str> = events
             .iter()
@@ -52,7 +54,7 @@ impl<'a> Log<'a> {
                 }
             }
         }
-        Self { events, streams }
+        Self { events, streams, map }
     }
 
     /// The decisions whose records were committed, in the order of the log, with the events.
@@ -116,18 +118,26 @@ fn stream_of(event: &Event) -> Option<StreamId> {
     }
 }
 
-/// The committed versions of each key of all streams: by commit timestamp, the event that decided it.
-pub(super) fn versions<'a>(log: &Log<'a>) -> BTreeMap<&'a [u8], BTreeMap<Timestamp, usize>> {
-    let mut versions: BTreeMap<&[u8], BTreeMap<Timestamp, usize>> = BTreeMap::new();
+/// The committed versions of each key of all streams, ordered by commit timestamp, with the events that decided them.
+pub(super) fn versions<'a>(log: &Log<'a>) -> BTreeMap<&'a [u8], Vec<(Timestamp, usize)>> {
+    let mut versions: BTreeMap<&[u8], Vec<(Timestamp, usize)>> = BTreeMap::new();
     for (index, decided) in log.committed() {
         for key in &decided.written {
             versions
                 .entry(key.as_ref())
                 .or_default()
-                .insert(decided.commit, index);
+                .push((decided.commit, index));
         }
     }
+    // Two streams may have decided the same timestamp: both stay.
+    versions.values_mut().for_each(|of_key| of_key.sort_unstable());
     versions
+}
+
+/// The newest of them at or below a timestamp.
+pub(super) fn newest_at(versions: &[(Timestamp, usize)], at: Timestamp) -> Option<(Timestamp, usize)> {
+    let after = versions.partition_point(|(commit, _)| *commit <= at);
+    versions.get(..after)?.last().copied()
 }
 
 #[cfg(test)]
@@ -146,7 +156,8 @@ mod tests {
             ("a-2", opening(2, 3, (1, 2), 50)),
             ("a-2", counted(2, 2, 3)),
         ]);
-        let log = Log::new(&events);
+        let map = RangeMap::single(vec![]);
+        let log = Log::new(&events, &map);
         let stream = &log.streams[&StreamId(1)];
         let entry = |epoch, lsn| stream.entry(Epoch(epoch), Lsn(lsn));
         assert_eq!(entry(2, 2), Some(Position::new(1, 2)));
@@ -171,7 +182,8 @@ mod tests {
             ("j-1", counted(2, 2, 2)),
             ("j-1", recovered(2, (2, 2))),
         ]);
-        let log = Log::new(&events);
+        let map = RangeMap::single(vec![]);
+        let log = Log::new(&events, &map);
         let stream = &log.streams[&StreamId(1)];
         assert_eq!(stream.committed[&Lsn(1)].at, Position::new(1, 1));
         assert_eq!(stream.committed[&Lsn(2)].at, Position::new(2, 2));

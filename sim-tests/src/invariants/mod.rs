@@ -28,7 +28,7 @@ mod testing;
 
 use std::collections::BTreeMap;
 
-use meridian_types::TxnId;
+use meridian_types::{RangeMap, TxnId};
 
 use crate::events::{Happened, Short};
 use crate::history::Txn;
@@ -115,6 +115,8 @@ pub type Content = BTreeMap<String, (u64, String)>;
 pub struct Evidence<'a> {
     /// What the seed chose.
     pub plan: &'a Plan,
+    /// The cluster's range map.
+    pub map: &'a RangeMap,
     /// What clients saw.
     pub txns: &'a [Txn],
     /// What the auditor found at the very end; `None` when the run did not come so far.
@@ -129,7 +131,7 @@ pub struct Evidence<'a> {
 
 /// Everything that was broken.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
-    let log = Log::new(evidence.events);
+    let log = Log::new(evidence.events, evidence.map);
     // What only holds while all clocks keep to their bounds.
     let of_clocks = [
         i1_recency::check,

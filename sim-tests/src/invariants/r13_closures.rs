@@ -1,12 +1,12 @@
-//! R13. For every closure (x, after): x <= lease_end, durable when it leaves; and every committed record of the stream with
-//! commit <= x lies at or before its `after`.
+//! R13. For every closure (x, after): x <= lease_end, durable when it leaves; and every committed record with commit <= x, of the
+//! range's own stream or of any stream if it writes a key of the range, lies at or before its `after`.
 //! R14. For every closure that a storage node takes: somebody gave it, and the node has had everything in its `after`. And a
 //! storage node is fed only entries that an owner or a journal node has counted as committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_protocol::closing::Closure;
-use meridian_types::{Lsn, RangeId, StreamId, Timestamp};
+use meridian_types::{Key, Lsn, RangeId, StreamId, Timestamp};
 
 use super::{Log, Violation};
 use crate::events::{Decided, Event, Happened, Seconds};
@@ -17,11 +17,7 @@ const TAKEN: &str = "R14 closures come after what they name";
 
 /// Every closure, where it is given and where it is taken.
 pub fn check(log: &Log<'_>) -> Vec<Violation> {
-    let mut commits: BTreeMap<StreamId, BTreeMap<Timestamp, (usize, &Decided)>> = BTreeMap::new();
-    for (index, decided) in log.committed() {
-        let stream = commits.entry(decided.stream).or_default();
-        stream.insert(decided.commit, (index, decided));
-    }
+    let commits = commits(log);
     let mut leases: BTreeMap<(&str, StreamId), (Timestamp, usize)> = BTreeMap::new();
     let mut violations = taken(log);
     for (index, happened) in log.all() {
@@ -39,19 +35,37 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                 let what = format!("closed through {x}, but the lease ends at {lease_end}");
                 violations.push(Violation::shown(GIVEN, what, log.events, [leased, index]));
             }
-            let below = commits
-                .get(stream)
-                .and_then(|commits| commits.range(..=closure.x).next_back());
-            if let Some((commit, (decided, last))) = below
-                && last.at.lsn > lsn_of(closure, *stream)
-            {
-                let (x, commit) = (Seconds(closure.x), Seconds(*commit));
-                let what = format!("closed through {x}, but {} commits at {commit}", last.at);
-                violations.push(Violation::shown(GIVEN, what, log.events, [index, *decided]));
+            for (of, commits) in commits.get(&closure.range).into_iter().flatten() {
+                let below = commits.range(..=closure.x).next_back();
+                if let Some((commit, (decided, last))) = below
+                    && last.at.lsn > lsn_of(closure, *of)
+                {
+                    let (x, commit) = (Seconds(closure.x), Seconds(*commit));
+                    let what = format!("closed through {x}, but {} of {of} commits at {commit}", last.at);
+                    violations.push(Violation::shown(GIVEN, what, log.events, [index, *decided]));
+                }
             }
         }
     }
     violations
+}
+
+/// What the closures of each range have to name, by stream and commit timestamp.
+type Commits<'a> = BTreeMap<RangeId, BTreeMap<StreamId, BTreeMap<Timestamp, (usize, &'a Decided)>>>;
+
+fn commits<'a>(log: &Log<'a>) -> Commits<'a> {
+    let mut commits: Commits<'_> = BTreeMap::new();
+    for (index, decided) in log.committed() {
+        for range in &log.map.entries {
+            let is_in = |key: &Key| range.keys.contains(key.as_ref());
+            if decided.stream == range.stream || decided.written.iter().any(is_in) {
+                let streams = commits.entry(range.id).or_default();
+                let stream = streams.entry(decided.stream).or_default();
+                stream.insert(decided.commit, (index, decided));
+            }
+        }
+    }
+    commits
 }
 
 fn lsn_of(closure: &Closure, stream: StreamId) -> Lsn {
@@ -108,8 +122,10 @@ fn taken(log: &Log<'_>) -> Vec<Violation> {
 mod tests {
     use super::*;
     use crate::invariants::testing::{
-        applied, closed, complete, counted, decided, judge, leased, opening, restored, serving,
+        applied, closed, closed_after, complete, counted, decided, happened, in_stream, judge, judge_in,
+        leased, opening, restored, serving,
     };
+    use meridian_types::RangeMap;
 
     fn history(more: impl IntoIterator<Item = (&'static str, Event)>) -> Vec<String> {
         let events = vec![
@@ -146,6 +162,27 @@ mod tests {
             ("a-1", counted(1, 1, 4)),
         ];
         assert_eq!(history(later).len(), 1, "decided below a closure that was given");
+    }
+
+    #[test]
+    fn a_record_of_another_stream_that_writes_the_range_is_to_be_named() {
+        let map = RangeMap::divided([Key::from("m")], |_| vec![]);
+        let home = |event| in_stream(2, event);
+        let closing = |after: Vec<(StreamId, Lsn)>| {
+            let events = vec![
+                ("a-1", opening(1, 1, (0, 0), 0)),
+                ("a-1", serving(1, 0, 20)),
+                ("a-2", home(opening(1, 1, (0, 0), 0))),
+                ("a-2", home(decided(1, 2, 1, 5, 10, "a z"))),
+                ("a-2", home(decided(1, 3, 2, 5, 11, "z"))),
+                ("a-2", home(counted(1, 1, 3))),
+                ("a-1", closed_after(1, 14, after)),
+            ];
+            judge_in(check, &map, &happened(events)).len()
+        };
+        assert_eq!(closing(vec![(StreamId(1), Lsn(1)), (StreamId(2), Lsn(2))]), 0);
+        assert_eq!(closing(vec![(StreamId(1), Lsn(1)), (StreamId(2), Lsn(1))]), 1);
+        assert_eq!(closing(vec![(StreamId(1), Lsn(1))]), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use meridian_types::Timestamp;
 
-use super::log::versions;
+use super::log::{newest_at, versions};
 use super::{Log, Violation};
 use crate::events::{Event, Seconds};
 
@@ -18,30 +18,28 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
     for (index, happened) in log.all() {
         let (at, found, expected) = match &happened.event {
             Event::LookedUp { at, key, newest } => {
-                let of_key = versions
-                    .get(key.as_ref())
-                    .and_then(|of_key| of_key.range(..=*at).next_back());
-                (at, newest, of_key)
+                let of_key = versions.get(key.as_ref());
+                (at, newest, of_key.and_then(|of_key| newest_at(of_key, *at)))
             }
             Event::Scanned { at, keys, newest } => {
                 let of_keys = versions.range::<[u8], _>(keys.bounds());
-                let newest_of = of_keys.filter_map(|(_, of_key)| of_key.range(..=*at).next_back());
-                let best = newest_of.max_by_key(|(commit, _)| **commit);
+                let newest_of = of_keys.filter_map(|(_, of_key)| newest_at(of_key, *at));
+                let best = newest_of.max_by_key(|(commit, _)| *commit);
                 // What it met before counts as well.
                 (
                     at,
                     newest,
-                    best.filter(|(commit, _)| *commit > newest || newest > at),
+                    best.filter(|(commit, _)| commit > newest || newest > at),
                 )
             }
             _ => continue,
         };
         let is_exact = matches!(happened.event, Event::LookedUp { .. });
-        let commit = expected.map_or(Timestamp::ZERO, |(commit, _)| *commit);
+        let commit = expected.map_or(Timestamp::ZERO, |(commit, _)| commit);
         if found > at || (is_exact || expected.is_some()) && *found != commit {
             let (at, found, commit) = (Seconds(*at), Seconds(*found), Seconds(commit));
             let what = format!("a read at {at} finds the version of {found}, the newest is that of {commit}");
-            let writer = expected.map(|(_, writer)| *writer);
+            let writer = expected.map(|(_, writer)| writer);
             violations.push(Violation::shown(
                 NAME,
                 what,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use meridian_protocol::closing::Closure;
-use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeId, StreamId, Timestamp, TxnId};
+use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeId, RangeMap, StreamId, Timestamp, TxnId};
 use uuid::Uuid;
 
 use super::{Log, Violation};
@@ -40,7 +40,16 @@ pub fn judge<'a>(
 
 /// The same, of what happened at certain times.
 pub fn judge_all(check: fn(&Log<'_>) -> Vec<Violation>, events: &[Happened]) -> Vec<String> {
-    let found = check(&Log::new(events));
+    judge_in(check, &RangeMap::single(vec![]), events)
+}
+
+/// The same, in a cluster with this map.
+pub fn judge_in(
+    check: fn(&Log<'_>) -> Vec<Violation>,
+    map: &RangeMap,
+    events: &[Happened],
+) -> Vec<String> {
+    let found = check(&Log::new(events, map));
     found.into_iter().map(|violation| violation.what).collect()
 }
 
@@ -182,6 +191,32 @@ pub fn closed(epoch: u64, x: u64, after: u64) -> Event {
         stream: STREAM,
         closure: closure(epoch, x, after),
     }
+}
+
+/// A closure of the first range that names entries of several streams.
+pub fn closed_after(epoch: u64, x: u64, after: Vec<(StreamId, Lsn)>) -> Event {
+    Event::Closed {
+        stream: STREAM,
+        closure: Closure {
+            after,
+            ..closure(epoch, x, 0)
+        },
+    }
+}
+
+/// The same in another stream.
+pub fn in_stream(number: u64, mut event: Event) -> Event {
+    match &mut event {
+        Event::Opening { stream, .. }
+        | Event::Serving { stream, .. }
+        | Event::Leased { stream, .. }
+        | Event::Decided(Decided { stream, .. })
+        | Event::Counted { stream, .. }
+        | Event::Applied { stream, .. }
+        | Event::Restored { stream, .. } => *stream = StreamId(number),
+        other => panic!("{other:?} is not made for other streams yet"),
+    }
+    event
 }
 
 pub fn complete(epoch: u64, x: u64, after: u64) -> Event {

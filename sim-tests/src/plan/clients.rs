@@ -1,5 +1,6 @@
 //! Which clients a run has.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{Shape, pick};
+use super::{Region, Shape, pick};
+use crate::workload;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +53,28 @@ impl Kind {
         (Self::Savepoints, 0.4, 1),
         (Self::Mortals, 0.5, 2),
     ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().map(|(kind, ..)| kind)
+    }
+
+    /// What its keys begin with.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Bank => workload::BANK,
+            Self::Lists => workload::LISTS,
+            Self::Registers => workload::REGISTERS,
+            Self::Ledger => workload::LEDGER,
+            Self::Inserts => workload::INSERTS,
+            Self::Counters => workload::COUNTERS,
+            Self::Pairs => workload::PAIRS,
+            Self::Slots => workload::SLOTS,
+            Self::Pages => workload::PAGES,
+            Self::Savepoints => workload::SAVEPOINTS,
+            Self::Mortals => workload::MORTALS,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -64,6 +88,8 @@ impl fmt::Display for Kind {
 pub struct ClientHost {
     /// Who works there.
     pub workers: Vec<(Kind, String)>,
+    /// Where it is.
+    pub region: Region,
     /// Where it connects to, the preferred first: the router, or query processors.
     pub endpoints: Vec<&'static str>,
     /// How many sessions it keeps open.
@@ -99,6 +125,13 @@ impl Clients {
         hosts.retain(|host| !host.workers.is_empty());
         Self { hosts }
     }
+
+    /// What they do, each kind once.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
+        let workers = self.hosts.iter().flat_map(|host| &host.workers);
+        let kinds: BTreeSet<Kind> = workers.map(|(kind, _)| *kind).collect();
+        kinds.into_iter()
+    }
 }
 
 impl ClientHost {
@@ -106,6 +139,7 @@ impl ClientHost {
     pub fn plain() -> Self {
         Self {
             workers: Vec::new(),
+            region: Region::Local,
             endpoints: vec!["router-1"],
             sessions: 1,
             session_lifetime: Duration::from_secs(600),
@@ -120,6 +154,24 @@ impl ClientHost {
         }
     }
 
+    /// Into one of several regions: it connects to nodes there, and some hosts to another region's when there is none.
+    pub(super) fn move_to(&mut self, region: Region, rng: &mut StdRng) {
+        self.region = region;
+        let [router, query, far_router, far_query] = match region {
+            Region::B => ["router-2", "query-2", "router-1", "query-1"],
+            _ => ["router-1", "query-1", "router-2", "query-2"],
+        };
+        let endpoints: &[&[&'static str]] = &[
+            &[router],
+            &[router, far_router],
+            &[router, far_router],
+            &[query, router],
+            &[query, far_router],
+            &[router, far_query],
+        ];
+        self.endpoints = pick(rng, endpoints).to_vec();
+    }
+
     fn new(rng: &mut StdRng) -> Self {
         let endpoints: &[&[&str]] = &[
             &["router-1"],
@@ -132,6 +184,7 @@ impl ClientHost {
         ];
         Self {
             workers: Vec::new(),
+            region: Region::Local,
             endpoints: pick(rng, endpoints).to_vec(),
             sessions: *pick(rng, &[1, 1, 2]),
             session_lifetime: *pick(rng, &[Duration::from_secs(2), Duration::from_secs(600)]),

@@ -42,6 +42,10 @@ pub struct Faults {
     pub disk_loss: Option<Duration>,
     /// A process dies, loses its power, stops or waits at a certain place in its code.
     pub points: Option<Duration>,
+    /// All nodes of a region lose their power or die together.
+    pub region_loss: Option<Duration>,
+    /// A region cannot reach the others, or one of them; both ways or one way, once or again and again.
+    pub region_cut: Option<Duration>,
     /// Connections live this long on average, then break with everything under way.
     pub cut: Option<Duration>,
     /// Calls and commit requests are lost, late, or come again.
@@ -115,5 +119,20 @@ impl Faults {
         }
         faults.messages = rng.random_bool(share).then(|| MessageFaults::new(rng));
         faults
+    }
+
+    /// With several regions: what becomes of whole regions. Some runs have nothing else.
+    pub(super) fn add_regions(&mut self, rng: &mut StdRng) {
+        if rng.random_bool(0.3) {
+            *self = Self {
+                max_down: self.max_down,
+                unsynced_survives: self.unsynced_survives,
+                ..Self::default()
+            };
+        }
+        for kind in [&mut self.region_loss, &mut self.region_cut] {
+            let mean = Duration::from_millis(rng.random_range(1_500..=8_000));
+            *kind = rng.random_bool(0.5).then_some(mean);
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 mod clients;
 mod faults;
+mod ranges;
+mod regions;
 mod shape;
 
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::seams::derive;
 
 pub use clients::{ClientHost, Clients, Kind};
 pub use faults::{Faults, MessageFaults};
+pub use ranges::Ranges;
+pub use regions::{Distances, Region, Regions};
 pub use shape::Shape;
 
 /// One run.
@@ -25,8 +29,12 @@ pub struct Plan {
     pub seed: u64,
     /// The rule that is broken on purpose.
     pub mutation: Option<Mutation>,
+    /// Where nodes and clients are.
+    pub regions: Regions,
     /// How many nodes there are.
     pub shape: Shape,
+    /// Which ranges the keys are divided into.
+    pub ranges: Ranges,
     /// Storage nodes keep their versions in sled, on a real disk.
     pub sled: bool,
     /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
@@ -71,10 +79,13 @@ impl Plan {
         let part = |name: &str| StdRng::seed_from_u64(derive(seed, &format!("plan {name}")));
         let rng = &mut part("settings");
         let slowest = *pick(rng, &[2, 5, 20, 60]);
+        let regions = Regions::new(&mut part("regions"));
         let mut plan = Self {
             seed,
             mutation,
-            shape: Shape::new(&mut part("shape")),
+            regions,
+            shape: Shape::new(&mut part("shape"), &regions),
+            ranges: Ranges::default(),
             sled: part("sled").random_bool(0.1),
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
@@ -97,6 +108,10 @@ impl Plan {
             chaos: Duration::from_secs(rng.random_range(8..=20)),
             faults: Faults::new(&mut part("faults")),
         };
+        plan.ranges = Ranges::new(&mut part("ranges"), &plan.clients, plan.keys);
+        if let Some(distances) = regions.distances {
+            plan.spread_out(&distances, &mut part("far"));
+        }
         for host in &mut plan.clients.hosts {
             host.fit(&plan.shape);
         }
@@ -108,7 +123,29 @@ impl Plan {
         }
         plan
     }
+
+    /// Regions are far from one another: what is fit for one place is not fit for several.
+    fn spread_out(&mut self, distances: &Distances, rng: &mut StdRng) {
+        self.latency.1 = self.latency.1.min(Duration::from_millis(5));
+        // At least four round trips to a quorum.
+        let shortest = distances.round_trip().as_millis() * 4;
+        self.lease_ms = self.lease_ms.max(u64::try_from(shortest).unwrap_or(u64::MAX));
+        for host in &mut self.clients.hosts {
+            host.move_to(*pick(rng, &Region::ACTIVE), rng);
+        }
+        self.faults.add_regions(rng);
+    }
+
+    /// Where a node or a client's host is.
+    pub fn region_of(&self, host: &str) -> Region {
+        let client = host.strip_prefix(CLIENT_HOST).and_then(|number| number.parse().ok());
+        let client = client.and_then(|number: usize| self.clients.hosts.get(number.checked_sub(1)?));
+        client.map_or_else(|| self.regions.of_node(host), |client| client.region)
+    }
 }
+
+/// What the names of clients' hosts begin with; a number from one on follows.
+pub const CLIENT_HOST: &str = "client-";
 
 fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> &'a T {
     match from.choose(rng) {

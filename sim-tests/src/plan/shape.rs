@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 
-use super::pick;
+use super::{Regions, pick};
 use crate::cluster::Role;
 
 /// Nodes by what they run; there are always three journal nodes.
@@ -16,7 +16,16 @@ pub struct Shape {
 
 impl Shape {
     /// What the seed chooses.
-    pub(super) fn new(rng: &mut StdRng) -> Self {
+    pub(super) fn new(rng: &mut StdRng, regions: &Regions) -> Self {
+        if regions.distances.is_some() {
+            // Both active regions have some of each.
+            return Self {
+                adjudicators: *pick(rng, &[2, 2, 3, 4]),
+                storage: *pick(rng, &[2, 2, 3]),
+                queries: *pick(rng, &[2, 2, 3, 4]),
+                routers: 2,
+            };
+        }
         Self {
             adjudicators: *pick(rng, &[2, 2, 3]),
             storage: *pick(rng, &[1, 2, 2, 2]),

@@ -30,7 +30,7 @@ use turmoil::Sim;
 
 use crate::cluster::Shared;
 use crate::history::History;
-use crate::plan::{ClientHost, Kind, Plan};
+use crate::plan::{CLIENT_HOST, ClientHost, Kind, Plan};
 use crate::seams::derive;
 use connector::Connector;
 
@@ -122,7 +122,7 @@ impl Workload {
             progress: RefCell::new(workers.iter().map(|name| ((*name).clone(), None)).collect()),
         };
         let mut names: Vec<String> = (1..=hosts.len())
-            .map(|number| format!("client-{number}"))
+            .map(|number| format!("{CLIENT_HOST}{number}"))
             .collect();
         names.push(AUDITOR.to_owned());
         Self {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_protocol::closing::Closure;
-use meridian_types::{Epoch, Key, KeyRange, Position, StreamId, Timestamp, TxnId};
+use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, StreamId, Timestamp, TxnId};
 
 pub use fields::Fields;
 pub use read::read;
@@ -60,7 +60,36 @@ pub struct Decided {
     pub commit: Timestamp,
     /// What it writes.
     pub written: Vec<Key>,
-    /// What it read and wanted checked.
+    /// What it read in this stream's range and wanted checked.
+    pub checked: Vec<KeyRange>,
+    /// The other ranges that it touches, whose owners have voted.
+    pub participants: Vec<StreamId>,
+}
+
+/// A vote: the transaction may commit as far as this range goes, and until it is known whether it did, R11 and R12 hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voted {
+    /// The range's stream.
+    pub stream: StreamId,
+    /// Who voted.
+    pub epoch: Epoch,
+    /// The transaction.
+    pub txn: TxnId,
+    /// The number of the attempt.
+    pub attempt: u32,
+    /// Whose vote it is to decide.
+    pub home: StreamId,
+    /// The home's owner.
+    pub home_epoch: Epoch,
+    /// The transaction's snapshot.
+    pub start: Timestamp,
+    /// It commits no earlier.
+    pub lower: Timestamp,
+    /// It commits no later.
+    pub promise: Timestamp,
+    /// What it writes in this range.
+    pub written: Vec<Key>,
+    /// What it read there and wants checked.
     pub checked: Vec<KeyRange>,
 }
 
@@ -104,25 +133,21 @@ pub enum Event {
         lease_end: Timestamp,
     },
     Decided(Decided),
-    Voted {
-        stream: StreamId,
-        epoch: Epoch,
-        txn: TxnId,
-        attempt: u32,
-        lower: Timestamp,
-        promise: Timestamp,
-    },
+    Voted(Voted),
     PrepareEnded {
         stream: StreamId,
         epoch: Epoch,
         txn: TxnId,
         attempt: u32,
+        home: StreamId,
+        home_epoch: Epoch,
         outcome: Outcome,
     },
     Raised {
         stream: StreamId,
-        at: Position,
+        epoch: Epoch,
         floor: Timestamp,
+        lsn: Lsn,
     },
     Barred {
         stream: StreamId,
@@ -220,7 +245,7 @@ impl Event {
             Self::Serving { .. } => "serving",
             Self::Leased { .. } => "leased",
             Self::Decided(_) => "decided",
-            Self::Voted { .. } => "voted",
+            Self::Voted(_) => "voted",
             Self::PrepareEnded { .. } => "prepare_ended",
             Self::Raised { .. } => "raised",
             Self::Barred { .. } => "barred",
@@ -268,7 +293,7 @@ impl Event {
             Self::Started { txn, .. }
             | Self::Ended { txn, .. }
             | Self::Told { txn, .. }
-            | Self::Voted { txn, .. }
+            | Self::Voted(Voted { txn, .. })
             | Self::PrepareEnded { txn, .. }
             | Self::Barred { txn, .. }
             | Self::GivenUp { txn, .. }

@@ -1,10 +1,10 @@
 //! The message seam: in front of a node's services, calls are lost before or after they are executed, come late or twice, and
-//! commit requests within a stream overtake one another and come again long after.
+//! commit requests, and what adjudicators tell one another, overtake one another within a stream and come again long after.
 //!
 //! turmoil's own loss breaks a whole connection, and within a connection nothing is ever lost or reordered. But a caller
 //! that tries again, a proxy, or a network that heals sees to the same at the level of calls, so services have to bear it.
 
-mod commits;
+mod batches;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,22 +25,21 @@ use tonic::service::Routes;
 use tower::{Layer, Service};
 
 use crate::plan::MessageFaults;
-use commits::Replays;
+use batches::{Replays, Stream};
 
 /// Calls of one request and one answer which the protocol lets be made again, by anybody at any time.
-const REPEATABLE: [&str; 9] = [
+const REPEATABLE: [&str; 10] = [
     "/meridian.internal.v1.Journal/Fence",
     "/meridian.internal.v1.Journal/State",
     "/meridian.internal.v1.Adjudicator/Locate",
     "/meridian.internal.v1.Adjudicator/CloseThrough",
+    "/meridian.internal.v1.Adjudicator/RaiseFloor",
     "/meridian.internal.v1.Adjudicator/Outcome",
     "/meridian.internal.v1.Adjudicator/AttemptOutcome",
     "/meridian.v1.Kv/Commit",
     "/meridian.v1.Kv/Execute",
     "/meridian.v1.Kv/Outcome",
 ];
-/// The stream of commit requests.
-const DECIDE: &str = "/meridian.internal.v1.Adjudicator/Decide";
 /// After this a caller learns at the latest that its connection is gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -205,9 +204,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        if path == DECIDE && self.seam.messages.faults.is_some() {
+        if let Some(stream) = Stream::of(path).filter(|_| self.seam.messages.faults.is_some()) {
             let seam = self.seam.clone();
-            let request = request.map(|body| commits::disturbed(body, seam));
+            let request = request.map(|body| batches::disturbed(stream, body, seam));
             return self.inner.call(request).boxed();
         }
         match self.seam.fate(path) {

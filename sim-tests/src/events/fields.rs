@@ -133,14 +133,19 @@ impl Fields {
         Ok(ranges)
     }
 
+    /// A list of streams; none if there is no such field.
+    pub fn streams_if_any(&self, name: &str) -> Result<Vec<StreamId>, String> {
+        if !self.values.iter().any(|(field, _)| *field == name) {
+            return Ok(Vec::new());
+        }
+        let numbers = numbers(name, self.text(name)?)?;
+        Ok(numbers.into_iter().map(StreamId).collect())
+    }
+
     /// What a closure depends on.
     pub fn after(&self) -> Result<Vec<(StreamId, Lsn)>, String> {
         let text = self.text("after")?;
-        let digits = text
-            .split(|c: char| !c.is_ascii_digit())
-            .filter(|part| !part.is_empty());
-        let numbers: Result<Vec<u64>, _> = digits.map(str::parse).collect();
-        let numbers = numbers.map_err(|error| format!("after is {text}: {error}"))?;
+        let numbers = numbers("after", text)?;
         let (pairs, rest) = numbers.as_chunks::<2>();
         if !rest.is_empty() {
             return Err(format!("after is {text}, which is no list of pairs"));
@@ -150,6 +155,15 @@ impl Fields {
             .map(|[stream, lsn]| (StreamId(*stream), Lsn(*lsn)))
             .collect())
     }
+}
+
+/// All numbers in a text.
+fn numbers(name: &str, text: &str) -> Result<Vec<u64>, String> {
+    let digits = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty());
+    let numbers: Result<_, _> = digits.map(str::parse).collect();
+    numbers.map_err(|error| format!("{name} is {text}: {error}"))
 }
 
 /// The strings in quotes, as bytes, each with the text that follows it. `None` when one does not end.

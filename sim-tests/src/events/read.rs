@@ -1,9 +1,9 @@
 //! From fields to events. Nothing is guessed: a field that is missing is an error.
 
 use meridian_protocol::closing::Closure;
-use meridian_types::{Epoch, KeyRange, Position, RangeId, Timestamp};
+use meridian_types::{Epoch, KeyRange, Lsn, Position, RangeId, StreamId, Timestamp};
 
-use super::{Decided, Event, Fields, Outcome};
+use super::{Decided, Event, Fields, Outcome, Voted};
 
 /// The event that has these fields.
 pub fn read(fields: &Fields) -> Result<Event, String> {
@@ -28,10 +28,9 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
             owner: fields.epoch("owner_epoch")?,
             at: fields.position()?,
         }),
-        name @ ("opening" | "serving" | "leased" | "decided" | "voted" | "prepare_ended" | "raised"
-        | "barred" | "given_up" | "released" | "answered" | "closed" | "stopped") => {
-            adjudicator(name, fields)
-        }
+        name @ ("voted" | "prepare_ended" | "raised") => across_ranges(name, fields),
+        name @ ("opening" | "serving" | "leased" | "decided" | "barred" | "given_up" | "released"
+        | "answered" | "closed" | "stopped") => adjudicator(name, fields),
         name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
         name => storage(name, fields),
     }
@@ -93,27 +92,8 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
             commit: timestamp("commit")?,
             written: fields.keys("written")?,
             checked: fields.ranges("checked")?,
+            participants: fields.streams_if_any("participants")?,
         }),
-        "voted" => Event::Voted {
-            stream,
-            epoch,
-            txn: fields.txn()?,
-            attempt: attempt(fields)?,
-            lower: timestamp("lower")?,
-            promise: timestamp("promise")?,
-        },
-        "prepare_ended" => Event::PrepareEnded {
-            stream,
-            epoch,
-            txn: fields.txn()?,
-            attempt: attempt(fields)?,
-            outcome: outcome(fields)?,
-        },
-        "raised" => Event::Raised {
-            stream,
-            at: fields.position()?,
-            floor: timestamp("floor")?,
-        },
         "barred" => Event::Barred {
             stream,
             at: fields.position()?,
@@ -141,6 +121,47 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
             closure: closure(fields)?,
         },
         _ => Event::Stopped { stream, epoch },
+    })
+}
+
+/// Between the ranges of one transaction, and what a new owner wants of the others.
+fn across_ranges(name: &str, fields: &Fields) -> Result<Event, String> {
+    let stream = fields.stream()?;
+    let epoch = fields.epoch("epoch")?;
+    if name == "raised" {
+        return Ok(Event::Raised {
+            stream,
+            epoch,
+            floor: fields.timestamp("floor")?,
+            lsn: Lsn(fields.number("lsn")?),
+        });
+    }
+    let (txn, attempt) = (fields.txn()?, attempt(fields)?);
+    let home = StreamId(fields.number("home")?);
+    let home_epoch = fields.epoch("home_epoch")?;
+    Ok(match name {
+        "voted" => Event::Voted(Voted {
+            stream,
+            epoch,
+            txn,
+            attempt,
+            home,
+            home_epoch,
+            start: fields.timestamp("start")?,
+            lower: fields.timestamp("lower")?,
+            promise: fields.timestamp("promise")?,
+            written: fields.keys("written")?,
+            checked: fields.ranges("checked")?,
+        }),
+        _ => Event::PrepareEnded {
+            stream,
+            epoch,
+            txn,
+            attempt,
+            home,
+            home_epoch,
+            outcome: outcome(fields)?,
+        },
     })
 }
 

@@ -161,25 +161,39 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
             write!(f, "{epoch} floor {floor} window_low {low} lease_end {lease_end}")
         }
         Event::Leased { epoch, lease_end, .. } => write!(f, "{epoch} until {}", Seconds(*lease_end)),
-        Event::Voted {
-            epoch,
-            txn,
-            lower,
-            promise,
-            ..
-        } => {
+        Event::Voted(voted) => {
+            let (lower, promise) = (Seconds(voted.lower), Seconds(voted.promise));
             write!(
                 f,
-                "{epoch} {} {}..{}",
-                Short(*txn),
-                Seconds(*lower),
-                Seconds(*promise)
+                "{} of {} {} attempt {} to {} {}, from {lower} to {promise}, writes{}",
+                voted.epoch,
+                voted.stream,
+                Short(voted.txn),
+                voted.attempt,
+                voted.home,
+                voted.home_epoch,
+                Keys(&voted.written)
             )
         }
         Event::PrepareEnded {
-            epoch, txn, outcome, ..
-        } => write!(f, "{epoch} {} {outcome:?}", Short(*txn)),
-        Event::Raised { at, floor, .. } => write!(f, "{at} floor {}", Seconds(*floor)),
+            stream,
+            epoch,
+            txn,
+            attempt,
+            home,
+            outcome,
+            ..
+        } => write!(
+            f,
+            "{epoch} of {stream} {} attempt {attempt} of {home}: {outcome}",
+            Short(*txn)
+        ),
+        Event::Raised {
+            stream,
+            epoch,
+            floor,
+            lsn,
+        } => write!(f, "{epoch} of {stream} floor {} up to {lsn}", Seconds(*floor)),
         Event::Barred { at, txn, .. } => write!(f, "{at} {}", Short(*txn)),
         Event::GivenUp {
             epoch,

@@ -1,10 +1,7 @@
-//! I5. For every committed T and every participant P of it: T.commit <= P's promise, and P had a lease with
-//! lease_end >= promise durable when it voted.
-//!
-//! Comes alive with transactions across ranges: as long as every transaction has one range, nobody votes, and there is
-//! nothing to judge.
+//! I5. For every committed T and every participant P of it: P voted for that attempt, P's `lower` <= T.commit <= P's promise, and
+//! P had a lease with lease_end >= promise durable when it voted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{StreamId, Timestamp, TxnId};
 
@@ -19,6 +16,7 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
         .committed()
         .map(|(index, decided)| ((decided.txn, decided.attempt), (index, decided.commit)))
         .collect();
+    let mut votes: BTreeSet<(TxnId, u32, StreamId)> = BTreeSet::new();
     let mut leases: BTreeMap<(&str, StreamId), Timestamp> = BTreeMap::new();
     let mut violations = Vec::new();
     for (index, happened) in log.all() {
@@ -29,27 +27,30 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
             let lease = leases.entry((&*happened.node, stream)).or_default();
             *lease = (*lease).max(lease_end);
         }
-        if let Event::Voted {
-            stream,
-            txn,
-            attempt,
-            promise,
-            ..
-        } = &happened.event
-        {
-            let lease = leases
-                .get(&(&*happened.node, *stream))
-                .copied()
-                .unwrap_or_default();
-            if *promise > lease {
-                violated(format!("{} promises beyond its lease", happened.node), &[index]);
+        match &happened.event {
+            Event::Voted(voted) => {
+                votes.insert((voted.txn, voted.attempt, voted.stream));
+                let lease = leases.get(&(&*happened.node, voted.stream)).copied();
+                if voted.promise > lease.unwrap_or_default() {
+                    violated(format!("{} promises beyond its lease", happened.node), &[index]);
+                }
+                if let Some((decided, commit)) = decisions.get(&(voted.txn, voted.attempt))
+                    && !(voted.lower..=voted.promise).contains(commit)
+                {
+                    let txn = Short(voted.txn);
+                    let what = format!("{txn} commits outside of the vote of {}", happened.node);
+                    violated(what, &[index, *decided]);
+                }
             }
-            if let Some((decided, commit)) = decisions.get(&(*txn, *attempt))
-                && commit > promise
-            {
-                let what = format!("{} commits after the promise of {}", Short(*txn), happened.node);
-                violated(what, &[index, *decided]);
+            Event::Decided(decided) => {
+                let has_voted =
+                    |stream: &&StreamId| votes.contains(&(decided.txn, decided.attempt, **stream));
+                if let Some(missing) = decided.participants.iter().find(|stream| !has_voted(stream)) {
+                    let what = format!("{} is decided without the vote of {missing}", Short(decided.txn));
+                    violated(what, &[index]);
+                }
             }
+            _ => {}
         }
     }
     violations
@@ -58,46 +59,42 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::testing::{counted, decided, judge, leased, opening, txn};
-    use meridian_types::Epoch;
+    use crate::invariants::testing::{counted, decided, in_stream, judge, leased, opening, voted};
 
-    fn voted(promise: u64) -> Event {
-        Event::Voted {
-            stream: StreamId(2),
-            epoch: Epoch(1),
-            txn: txn(1),
-            attempt: 1,
-            lower: Timestamp(8),
-            promise: Timestamp(promise),
+    /// Stream 1 votes for a transaction that commits at 10 in stream 2.
+    fn history(lease_end: u64, vote: (u64, u64)) -> Vec<(&'static str, Event)> {
+        let mut decision = in_stream(2, decided(1, 2, 1, 5, 10, "x"));
+        if let Event::Decided(decided) = &mut decision {
+            decided.participants = vec![StreamId(1)];
         }
-    }
-
-    fn history(lease_end: u64, promise: u64) -> [(&'static str, Event); 5] {
-        let lease = match leased(1, lease_end) {
-            Event::Leased { epoch, lease_end, .. } => Event::Leased {
-                stream: StreamId(2),
-                epoch,
-                lease_end,
-            },
-            other => other,
-        };
-        [
-            ("a-1", opening(1, 1, (0, 0), 0)),
-            ("a-2", lease),
-            ("a-2", voted(promise)),
-            ("a-1", decided(1, 2, 1, 5, 10, "x")),
-            ("a-1", counted(1, 1, 2)),
+        vec![
+            ("a-2", in_stream(2, opening(1, 1, (0, 0), 0))),
+            ("a-1", leased(1, lease_end)),
+            ("a-1", Event::Voted(voted(1, 1, vote, "x", ""))),
+            ("a-2", decision),
+            ("a-2", in_stream(2, counted(1, 1, 2))),
         ]
     }
 
     #[test]
     fn a_commit_within_a_promise_within_a_lease_is_good() {
-        assert_eq!(judge(check, history(30, 20)), [""; 0]);
+        assert_eq!(judge(check, history(30, (8, 20))), [""; 0]);
+        assert_eq!(judge(check, history(30, (10, 10))), [""; 0]);
     }
 
     #[test]
-    fn a_late_commit_and_a_promise_beyond_the_lease_are_found() {
-        assert_eq!(judge(check, history(30, 9)).len(), 1);
-        assert_eq!(judge(check, history(15, 20)).len(), 1);
+    fn an_early_or_late_commit_and_a_promise_beyond_the_lease_are_found() {
+        assert_eq!(judge(check, history(30, (8, 9))).len(), 1);
+        assert_eq!(judge(check, history(30, (11, 20))).len(), 1);
+        assert_eq!(judge(check, history(15, (8, 20))).len(), 1);
+    }
+
+    #[test]
+    fn a_decision_without_a_vote_is_found() {
+        let mut events = history(30, (8, 20));
+        let vote = events.remove(2);
+        assert_eq!(judge(check, events.clone()).len(), 1);
+        events.push(vote);
+        assert_eq!(judge(check, events).len(), 1, "it came too late");
     }
 }

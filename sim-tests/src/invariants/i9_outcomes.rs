@@ -2,7 +2,8 @@
 //! and T is applied at most once.
 //!
 //! Committed means that T's record is in the committed log, wherever the run ends. What an owner answers must be committed
-//! when it answers, and so must T's `Barred` record be when somebody who asks for the outcome is told *aborted*. A run of a transaction that its query processor repeats by itself (another start, one id) is judged by its start.
+//! when it answers, and so must T's `Barred` record be when somebody who asks for the outcome is told *aborted*. A `Barred` record
+//! speaks for its own stream only: who does not know T's home asks all of them, and all but the home bar it for nothing. A run of a transaction that its query processor repeats by itself (another start, one id) is judged by its start.
 
 use std::collections::BTreeMap;
 
@@ -115,11 +116,25 @@ fn told_wrongly(log: &Log<'_>, commits: &Commits<'_>, event: &Event) -> Option<(
             ..
         } => records.first(),
         Event::GivenUp {
-            attempt, home_epoch, ..
-        } => find(&|decided| decided.attempt == *attempt && decided.at.epoch == *home_epoch),
+            stream,
+            attempt,
+            home_epoch,
+            ..
+        } => find(&|decided| {
+            decided.stream == *stream && decided.attempt == *attempt && decided.at.epoch == *home_epoch
+        }),
+        Event::PrepareEnded {
+            attempt,
+            home,
+            home_epoch,
+            outcome: Outcome::Aborted,
+            ..
+        } => find(&|decided| {
+            decided.stream == *home && decided.attempt == *attempt && decided.at.epoch == *home_epoch
+        }),
         Event::Barred { stream, at, .. } => {
             let committed = log.streams.get(stream)?.committed.get(&at.lsn)?;
-            records.first().filter(|_| committed.at == *at)
+            find(&|decided| decided.stream == *stream).filter(|_| committed.at == *at)
         }
         _ => None,
     };
@@ -135,7 +150,7 @@ fn told_wrongly(log: &Log<'_>, commits: &Commits<'_>, event: &Event) -> Option<(
 mod tests {
     use super::*;
     use crate::invariants::testing::{
-        answered, barred, committed, counted, decided, ended, given_up, judge, opening, told,
+        answered, barred, committed, counted, decided, ended, given_up, in_stream, judge, opening, told,
     };
 
     /// T1 is committed at 10, T2 is decided and not committed.
@@ -174,6 +189,17 @@ mod tests {
         assert_eq!(history([("a-2", given_up(2, 1, 1))]).len(), 1);
         let bar = [("a-2", barred(2, 4, 1)), ("a-2", counted(2, 2, 4))];
         assert_eq!(history(bar).len(), 1);
+    }
+
+    #[test]
+    fn a_bar_in_another_stream_than_the_one_that_committed_it_says_nothing() {
+        let elsewhere = [
+            ("a-3", in_stream(2, opening(1, 1, (0, 0), 0))),
+            ("a-3", in_stream(2, barred(1, 2, 1))),
+            ("a-3", in_stream(2, counted(1, 1, 2))),
+            ("q-2", told(1, Outcome::Committed(Timestamp(10)))),
+        ];
+        assert_eq!(history(elsewhere), [""; 0]);
     }
 
     #[test]

@@ -16,8 +16,10 @@ pub mod i7_committed_stays;
 pub mod i8_one_entry_per_lsn;
 pub mod i9_outcomes;
 mod log;
+pub mod r11_r12_prepares;
 pub mod r13_closures;
 pub mod r18_takeovers;
+pub mod r19_floors;
 pub mod r3_r4_waits;
 pub mod r6_newest_version;
 mod replica;
@@ -149,8 +151,10 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         i8_one_entry_per_lsn::check,
         i9_outcomes::check,
         r6_newest_version::check,
+        r11_r12_prepares::check,
         r13_closures::check,
         r18_takeovers::openings,
+        r19_floors::check,
         s7_journal_nodes::check,
     ];
     let mut violations = coverage::check(evidence);

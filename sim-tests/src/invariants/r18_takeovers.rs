@@ -90,6 +90,9 @@ fn bounds(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Vec<(usize, 
             bounds.push((index, bound));
         }
     }
+    if !leases_count && !opening.resumed {
+        bounds.extend(open_votes(log, opening));
+    }
     let adopted = log.committed().filter(|(_, decided)| {
         decided.stream == opening.stream
             && decided.at.lsn < opening.at.lsn
@@ -97,6 +100,35 @@ fn bounds(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Vec<(usize, 
     });
     bounds.extend(adopted.map(|(index, decided)| (index, decided.commit)));
     bounds
+}
+
+/// The promises that earlier owners had open when they released the range: where leases count, they are below those.
+fn open_votes(log: &Log<'_>, opening: &Opening) -> Vec<(usize, Timestamp)> {
+    let mut open = BTreeMap::new();
+    for (index, happened) in log.all() {
+        match &happened.event {
+            Event::Voted(vote) if vote.stream == opening.stream && vote.epoch == opening.adopted.epoch => {
+                let name = (vote.txn, vote.attempt, vote.home, vote.home_epoch);
+                open.insert(name, (index, vote.promise));
+            }
+            Event::PrepareEnded {
+                stream,
+                epoch,
+                txn,
+                attempt,
+                home,
+                home_epoch,
+                ..
+            } if *stream == opening.stream && *epoch == opening.adopted.epoch => {
+                open.remove(&(*txn, *attempt, *home, *home_epoch));
+            }
+            Event::Released { stream, at, .. } if *stream == opening.stream && *at == opening.adopted => {
+                break;
+            }
+            _ => {}
+        }
+    }
+    open.into_values().collect()
 }
 
 /// Commits of this owner at or below its floor, and a window that begins below it.

@@ -7,7 +7,7 @@ use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeId, RangeMap, Str
 use uuid::Uuid;
 
 use super::{Log, Violation};
-use crate::events::{Decided, Event, Happened, Outcome};
+use crate::events::{Decided, Event, Happened, Outcome, Voted};
 
 const STREAM: StreamId = StreamId(1);
 /// True time of events that do not say when: after everything.
@@ -44,11 +44,7 @@ pub fn judge_all(check: fn(&Log<'_>) -> Vec<Violation>, events: &[Happened]) -> 
 }
 
 /// The same, in a cluster with this map.
-pub fn judge_in(
-    check: fn(&Log<'_>) -> Vec<Violation>,
-    map: &RangeMap,
-    events: &[Happened],
-) -> Vec<String> {
+pub fn judge_in(check: fn(&Log<'_>) -> Vec<Violation>, map: &RangeMap, events: &[Happened]) -> Vec<String> {
     let found = check(&Log::new(events, map));
     found.into_iter().map(|violation| violation.what).collect()
 }
@@ -140,6 +136,7 @@ pub fn checking(
         commit: Timestamp(commit),
         written: keys(written),
         checked: keys(checked).into_iter().map(KeyRange::point).collect(),
+        participants: Vec::new(),
     })
 }
 
@@ -193,6 +190,36 @@ pub fn closed(epoch: u64, x: u64, after: u64) -> Event {
     }
 }
 
+/// A vote of stream 1 for a home in stream 2.
+pub fn voted(epoch: u64, number: u128, (lower, promise): (u64, u64), written: &str, checked: &str) -> Voted {
+    Voted {
+        stream: STREAM,
+        epoch: Epoch(epoch),
+        txn: txn(number),
+        attempt: 1,
+        home: StreamId(2),
+        home_epoch: Epoch(1),
+        start: Timestamp(5),
+        lower: Timestamp(lower),
+        promise: Timestamp(promise),
+        written: keys(written),
+        checked: keys(checked).into_iter().map(KeyRange::point).collect(),
+    }
+}
+
+/// The end of such a vote.
+pub fn prepare_ended(epoch: u64, number: u128, outcome: Outcome) -> Event {
+    Event::PrepareEnded {
+        stream: STREAM,
+        epoch: Epoch(epoch),
+        txn: txn(number),
+        attempt: 1,
+        home: StreamId(2),
+        home_epoch: Epoch(1),
+        outcome,
+    }
+}
+
 /// A closure of the first range that names entries of several streams.
 pub fn closed_after(epoch: u64, x: u64, after: Vec<(StreamId, Lsn)>) -> Event {
     Event::Closed {
@@ -213,6 +240,8 @@ pub fn in_stream(number: u64, mut event: Event) -> Event {
         | Event::Decided(Decided { stream, .. })
         | Event::Counted { stream, .. }
         | Event::Applied { stream, .. }
+        | Event::Barred { stream, .. }
+        | Event::Raised { stream, .. }
         | Event::Restored { stream, .. } => *stream = StreamId(number),
         other => panic!("{other:?} is not made for other streams yet"),
     }

@@ -138,7 +138,9 @@ impl Plan {
 
     /// Where a node or a client's host is.
     pub fn region_of(&self, host: &str) -> Region {
-        let client = host.strip_prefix(CLIENT_HOST).and_then(|number| number.parse().ok());
+        let client = host
+            .strip_prefix(CLIENT_HOST)
+            .and_then(|number| number.parse().ok());
         let client = client.and_then(|number: usize| self.clients.hosts.get(number.checked_sub(1)?));
         client.map_or_else(|| self.regions.of_node(host), |client| client.region)
     }

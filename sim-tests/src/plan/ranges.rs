@@ -36,7 +36,9 @@ impl Ranges {
         }
         splits.shuffle(rng);
         splits.truncate(count - 1);
-        let preferred = splits.iter().map(|_| rng.random_bool(0.7).then(|| *pick(rng, &Region::ACTIVE)));
+        let preferred = splits
+            .iter()
+            .map(|_| rng.random_bool(0.7).then(|| *pick(rng, &Region::ACTIVE)));
         let preferred = preferred.chain([None]).collect();
         splits.sort();
         Self { splits, preferred }
@@ -77,7 +79,10 @@ fn inner(kind: Kind, keys: usize) -> Vec<String> {
     match kind {
         Kind::Bank | Kind::Registers => vec![format!("{prefix}{:02}", middle.max(1)), format!("{prefix}01")],
         Kind::Lists => vec![format!("{prefix}{middle:02}/"), format!("{prefix}01/")],
-        Kind::Ledger => vec![format!("{prefix}ledger-1/00010/1"), format!("{prefix}ledger-1/00030/2")],
+        Kind::Ledger => vec![
+            format!("{prefix}ledger-1/00010/1"),
+            format!("{prefix}ledger-1/00030/2"),
+        ],
         Kind::Inserts => vec![format!("{prefix}00007")],
         Kind::Counters => vec![format!("{prefix}1")],
         Kind::Pairs => Guard::ALL.map(|guard| format!("{}0/b", guard.prefix())).into(),
@@ -102,7 +107,10 @@ mod tests {
         let plans = (0..200).map(|seed| Plan::new(seed, None));
         let counts: Vec<usize> = plans.map(|plan| plan.ranges.count()).collect();
         let seen: BTreeSet<usize> = counts.iter().copied().collect();
-        assert!(seen.contains(&2) && seen.contains(&4) && seen.last() >= Some(&6), "{seen:?}");
+        assert!(
+            seen.contains(&2) && seen.contains(&4) && seen.last() >= Some(&6),
+            "{seen:?}"
+        );
         assert!(counts.iter().filter(|count| **count == 1).count() > 40);
     }
 }

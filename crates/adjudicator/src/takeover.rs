@@ -89,7 +89,7 @@ pub(crate) async fn locate_or_take_over(ctx: Arc<Context>, stream: StreamId, mut
 /// Whether the owner of `current`, which a replica refuses or which came back with a new disk, should fence anew. Only while a
 /// majority still promises its own epoch: otherwise it was deposed, and must not depose its successor.
 pub(crate) async fn consider_fencing_anew(ctx: Arc<Context>, stream: StreamId, current: Epoch) -> Verdict {
-    let Some(survey) = Survey::take(&ctx, stream).await else {
+    let Some(survey) = Survey::take_whole(&ctx, stream).await else {
         return Verdict::Keep;
     };
     let highest = survey.promised();

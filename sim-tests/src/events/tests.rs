@@ -55,8 +55,24 @@ fn keys_and_ranges_of_any_bytes_are_read_back() {
         commit: Timestamp::MAX,
         written,
         checked,
+        participants: Vec::new(),
     };
     assert_eq!(read, Ok(Event::Decided(expected)));
+}
+
+#[test]
+fn the_participants_of_a_decision_are_read_back() {
+    let (none, participants) = (Vec::<Key>::new(), vec![StreamId(2), StreamId(14)]);
+    let read = logged(|| {
+        tracing::trace!(
+            target: TARGET, event = "decided", stream = 1_u64, epoch = 2_u64, lsn = 3_u64, txn = 1_u128,
+            attempt = 1_u32, start = 4_u64, commit = 5_u64, written = ?none, checked = ?none, ?participants
+        );
+    });
+    match read {
+        Ok(Event::Decided(decided)) => assert_eq!(decided.participants, participants),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ use meridian_types::{RangeMap, TxnId};
 
 use crate::events::{Happened, Short};
 use crate::history::Txn;
-use crate::plan::Plan;
+use crate::plan::{MAY_CROSS, Plan};
 
 pub use log::Log;
 pub use stream_log::StreamLog;
@@ -154,11 +154,14 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         r11_r12_prepares::check,
         r13_closures::check,
         r18_takeovers::openings,
-        r19_floors::check,
+        r19_floors::kept,
         s7_journal_nodes::check,
     ];
     let mut violations = coverage::check(evidence);
     violations.extend(rules.iter().flat_map(|check| check(&log)));
+    if MAY_CROSS {
+        violations.extend(r19_floors::asked(&log));
+    }
     if !evidence.plan.clocks_beyond {
         violations.extend(of_clocks.iter().flat_map(|check| check(&log)));
     }

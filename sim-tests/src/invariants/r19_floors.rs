@@ -17,9 +17,9 @@ const ASKED: &str = "R19 closures wait for raised floors";
 /// A floor that was promised: by which event, how high, and up to which lsn others count.
 type Raise = (usize, Timestamp, Lsn);
 
-/// Every promise against the records after it, every closure against the promises before it.
-pub fn check(log: &Log<'_>) -> Vec<Violation> {
-    let mut violations = kept(log);
+/// Every closure against the promises before it.
+pub fn asked(log: &Log<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut opened: BTreeMap<(StreamId, Epoch), (usize, Timestamp)> = BTreeMap::new();
     let mut raised: BTreeMap<StreamId, Vec<Raise>> = BTreeMap::new();
     for (index, happened) in log.all() {
@@ -81,8 +81,8 @@ fn unasked(
     others.find(|other| *other != stream && !is_asked(*other))
 }
 
-/// Promises that were kept by their streams, or not.
-fn kept(log: &Log<'_>) -> Vec<Violation> {
+/// Every promise against the records after it.
+pub fn kept(log: &Log<'_>) -> Vec<Violation> {
     let mut counted: BTreeMap<(StreamId, Epoch), Lsn> = BTreeMap::new();
     for (_, happened) in log.all() {
         if let Event::Counted { stream, owner, at } = &happened.event {
@@ -125,7 +125,6 @@ mod tests {
     use meridian_types::{Key, RangeMap};
 
     use super::*;
-    use crate::invariants::Violation;
     use crate::invariants::testing::{
         closed_after, counted, decided, happened, in_stream, judge_in, opening,
     };
@@ -142,8 +141,10 @@ mod tests {
     fn judged(events: Vec<Event>) -> usize {
         let map = RangeMap::divided([Key::from("m")], |_| vec![]);
         let events = happened(events.into_iter().map(|event| ("a-1", event)));
-        let check: fn(&Log<'_>) -> Vec<Violation> = check;
-        judge_in(check, &map, &events).len()
+        [asked, kept]
+            .map(|check| judge_in(check, &map, &events).len())
+            .iter()
+            .sum()
     }
 
     /// Stream 2 decides at 10 and 20; its promise comes between the two.

@@ -18,7 +18,7 @@ use crate::seams::derive;
 
 pub use clients::{ClientHost, Clients, Kind};
 pub use faults::{Faults, MessageFaults};
-pub use ranges::Ranges;
+pub use ranges::{MAY_CROSS, Ranges};
 pub use regions::{Distances, Region, Regions};
 pub use shape::Shape;
 

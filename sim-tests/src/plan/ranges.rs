@@ -24,11 +24,9 @@ impl Ranges {
 
     /// What the seed chooses: one range, ranges that each hold whole workloads, or some that go right through workloads.
     pub(super) fn new(rng: &mut StdRng, clients: &Clients, keys: usize) -> Self {
-        // One switch: without it no transaction that writes has keys in two ranges.
-        let may_cross = MAY_CROSS;
         let count = *pick(rng, &[1, 1, 1, 2, 2, 3, 4, Self::MOST]);
         let mut splits = borders();
-        if may_cross && rng.random_bool(0.8) {
+        if MAY_CROSS && rng.random_bool(0.8) {
             // Borders of workloads among them, but few: what crosses is what matters.
             splits.shuffle(rng);
             splits.truncate(2);
@@ -64,8 +62,8 @@ impl Ranges {
     }
 }
 
-/// Whether a transaction may write in several ranges.
-const MAY_CROSS: bool = false;
+/// Whether a transaction may write in several ranges: then owners need promises of one another before they close.
+pub const MAY_CROSS: bool = false;
 
 /// Where the keys of workloads begin.
 fn borders() -> Vec<String> {

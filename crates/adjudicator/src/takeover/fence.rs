@@ -35,7 +35,12 @@ pub(super) async fn win(
     let replicas = ctx.journals.len();
     let mut round = FenceRound::new(epoch, replicas, ctx.quorum(), rejoining);
     let calls = (0..replicas).map(|replica| journals::fence(ctx, replica, stream, epoch));
-    let answers = journals::gather(calls.collect(), ctx.quorum(), GRACE).await;
+    // A disk is rebuilt only by whom all others have answered, however far away they are.
+    let grace = match rejoining {
+        Some(_) => ctx.config.call_timeout(),
+        None => GRACE,
+    };
+    let answers = journals::gather(calls.collect(), ctx.quorum(), grace).await;
     for (replica, answer) in answers.iter().enumerate() {
         if let Some(answer) = answer {
             note(&mut round, replica, answer);

@@ -24,10 +24,19 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Asks all replicas; `None` when no majority answered.
+    /// Asks all replicas, in a hurry: the majority that is nearest will do. `None` when no majority answered.
     pub(super) async fn take(ctx: &Context, stream: StreamId) -> Option<Self> {
+        Self::take_within(ctx, stream, GRACE).await
+    }
+
+    /// The same without haste: those that are far away have time to answer as well.
+    pub(super) async fn take_whole(ctx: &Context, stream: StreamId) -> Option<Self> {
+        Self::take_within(ctx, stream, ctx.config.call_timeout()).await
+    }
+
+    async fn take_within(ctx: &Context, stream: StreamId, grace: Duration) -> Option<Self> {
         let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, stream));
-        let answers = journals::gather(calls.collect(), ctx.quorum(), GRACE).await;
+        let answers = journals::gather(calls.collect(), ctx.quorum(), grace).await;
         let mut views = BTreeMap::new();
         let mut rejoining = None;
         for (replica, answer) in answers.into_iter().enumerate() {

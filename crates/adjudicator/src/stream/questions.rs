@@ -190,7 +190,7 @@ impl Owner {
                 }
                 self.tell_aborted(reply, lsn);
             }
-            Known::Forgotten => self.tell_forgotten(reply),
+            Known::Forgotten => drop(reply.send(self.outcome(Outcome::Forgotten))),
             Known::Unavailable => drop(reply.send(self.outcome(Outcome::Pending))),
         }
     }
@@ -221,18 +221,20 @@ impl Owner {
                 self.log_given_up(attempt);
                 Outcome::Aborted
             }
-            AttemptAnswer::Forgotten => return self.tell_forgotten(reply),
+            AttemptAnswer::Forgotten { lsn } => return self.tell_forgotten(reply, lsn),
             AttemptAnswer::Pending => Outcome::Pending,
         };
         let _ = reply.send(self.outcome(outcome));
     }
 
-    /// Where the log is committed up to goes with it: a participant's closures have to wait for that (section 5, forgetting).
-    fn tell_forgotten(&self, reply: oneshot::Sender<OutcomeAnswer>) {
-        let _ = reply.send(OutcomeAnswer {
-            lsn: self.replication.committed().0,
+    /// The forgotten record, if there is one, is at `lsn` at the latest: a participant's closures have to wait for that
+    /// (section 5, forgetting).
+    fn tell_forgotten(&mut self, reply: oneshot::Sender<OutcomeAnswer>, lsn: Lsn) {
+        let answer = OutcomeAnswer {
+            lsn: lsn.0,
             ..self.outcome(Outcome::Forgotten)
-        });
+        };
+        self.answer_at(lsn, Answer::Outcome(reply, answer));
     }
 
     pub(super) fn log_given_up(&self, attempt: Attempt) {

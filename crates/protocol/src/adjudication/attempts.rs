@@ -55,8 +55,12 @@ pub enum AttemptAnswer {
     },
     /// It never commits. If it names this epoch, it is barred from now on.
     Aborted,
-    /// It is too long ago to tell. Never to be taken for *aborted*.
-    Forgotten,
+    /// It is too long ago to tell. Never to be taken for *aborted*. Its record, if there is one, is at `lsn` at the latest:
+    /// say so once that is committed, and with it, so that the closures of a participant wait for it.
+    Forgotten {
+        /// The last lsn that was handed out.
+        lsn: Lsn,
+    },
     /// Not decided yet, or not for this owner to say: ask again.
     Pending,
 }
@@ -108,7 +112,8 @@ impl Adjudication {
             return AttemptAnswer::Pending;
         }
         if start < self.outcomes.outcome_low() {
-            return AttemptAnswer::Forgotten;
+            // Not the last that is committed: the forgotten record may still be on its way.
+            return AttemptAnswer::Forgotten { lsn: self.last_lsn };
         }
         if attempt.home_epoch < self.epoch() {
             return AttemptAnswer::Aborted;

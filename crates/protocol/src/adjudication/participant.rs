@@ -63,7 +63,7 @@ pub enum AttemptEnd {
     /// The home does not remember: it may have committed at any timestamp up to the promise, with a record up to
     /// `home_last`.
     Forgotten {
-        /// The last committed lsn of the home's stream.
+        /// The lsn that the home said it with, which is committed.
         home_last: Lsn,
     },
 }

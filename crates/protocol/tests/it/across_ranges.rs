@@ -262,6 +262,19 @@ fn a_forgotten_outcome_keeps_the_promise() {
     ));
 }
 
+/// The outcome may be forgotten before its record is committed, by an owner that has lost the journal for long.
+#[test]
+fn a_home_that_has_forgotten_names_everything_that_it_handed_out() {
+    let mut owner = owner();
+    assert!(matches!(
+        commit_at(&mut owner, 1, 90, "a", 100),
+        Decision::Commit { lsn: Lsn(2), .. }
+    ));
+    assert_eq!(owner.forget_outcomes_before(Timestamp(200)), 1);
+    let asked = owner.attempt_outcome(&attempt(1, 1, HERE), Timestamp(90), at(200));
+    assert_eq!(asked, AttemptAnswer::Forgotten { lsn: Lsn(2) });
+}
+
 #[test]
 fn a_released_floor_is_above_every_open_promise() {
     let mut owner = owner();

@@ -323,9 +323,9 @@ impl World {
             }
             AttemptAnswer::Barred { lsn } => (lsn.0 as usize <= owner.known).then_some(AttemptEnd::Aborted),
             AttemptAnswer::Aborted => Some(AttemptEnd::Aborted),
-            AttemptAnswer::Forgotten => Some(AttemptEnd::Forgotten {
-                home_last: Lsn(owner.known as u64),
-            }),
+            AttemptAnswer::Forgotten { lsn } => {
+                (lsn.0 as usize <= owner.known).then_some(AttemptEnd::Forgotten { home_last: lsn })
+            }
             AttemptAnswer::Pending => None,
         }
     }

@@ -111,15 +111,16 @@ impl Adjudication {
         if attempt.home != self.stream() || attempt.home_epoch > self.epoch() || self.stopped {
             return AttemptAnswer::Pending;
         }
+        // Whatever it is told now, it may still commit.
+        if self.is_waiting(attempt) {
+            return AttemptAnswer::Pending;
+        }
         if start < self.outcomes.outcome_low() {
             // Not the last that is committed: the forgotten record may still be on its way.
             return AttemptAnswer::Forgotten { lsn: self.last_lsn };
         }
         if attempt.home_epoch < self.epoch() {
             return AttemptAnswer::Aborted;
-        }
-        if self.is_waiting(attempt) {
-            return AttemptAnswer::Pending;
         }
         if !is_broken(Rule::AttemptBar) {
             // It may still arrive, with a start that is later than the one asked with.

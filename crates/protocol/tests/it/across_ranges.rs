@@ -276,6 +276,24 @@ fn a_home_that_has_forgotten_names_everything_that_it_handed_out() {
 }
 
 #[test]
+fn an_attempt_that_waits_is_not_said_to_be_forgotten() {
+    let mut owner = owner();
+    let written = [key("a")];
+    let open = attempt(1, 1, HERE);
+    assert!(matches!(
+        commit_at(&mut owner, 2, 90, "b", 100),
+        Decision::Commit { .. }
+    ));
+    begin(&mut owner, request(open, 90, &written, &[]), 100);
+    assert_eq!(owner.forget_outcomes_before(Timestamp(200)), 1);
+    assert!(owner.outcome_low() > Timestamp(90));
+    let asked = owner.attempt_outcome(&open, Timestamp(90), at(120));
+    assert_eq!(asked, AttemptAnswer::Pending);
+    let step = owner.on_vote(&open, THERE, yes(110, 160), at(120));
+    assert!(matches!(step, HomeStep::Commit { .. }), "{step:?}");
+}
+
+#[test]
 fn a_released_floor_is_above_every_open_promise() {
     let mut owner = owner();
     let written = [key("a")];

@@ -515,6 +515,11 @@ impl Decider {
     /// `None`: the connection ended first.
     pub async fn try_decide(&mut self, txn: &Txn) -> Option<decision::Result> {
         let id = self.send(txn).await;
+        self.try_answer(id).await
+    }
+
+    /// `None`: the connection ended first.
+    pub async fn try_answer(&mut self, id: u64) -> Option<decision::Result> {
         loop {
             if let Some(result) = self.ready.remove(&id) {
                 return Some(result);

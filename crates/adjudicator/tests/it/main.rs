@@ -5,6 +5,7 @@ mod chaos;
 mod closures;
 mod cluster;
 mod conflicts;
+mod cross_chaos;
 mod cross_range;
 mod fake_journal;
 mod journal_faults;

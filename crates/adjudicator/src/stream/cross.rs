@@ -47,6 +47,8 @@ pub(super) enum Background {
 pub(super) struct Cross {
     /// Those whose home this is and that wait for votes.
     pub(super) homes: BTreeMap<Attempt, HomeWork>,
+    /// What their write sets take: at most as much as may be on its way to the journal.
+    pub(super) home_bytes: usize,
     /// When to give them up.
     pub(super) give_ups: Timers,
     /// Those that this owner has voted yes on.
@@ -75,6 +77,7 @@ impl Cross {
         Self {
             named_version,
             homes: BTreeMap::new(),
+            home_bytes: 0,
             give_ups: Timers::default(),
             votes: BTreeMap::new(),
             questions: Timers::default(),

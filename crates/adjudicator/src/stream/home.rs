@@ -11,10 +11,11 @@ use meridian_rpc::internal::{Decided, Refused};
 use meridian_types::{Attempt, Epoch, Key, KeyRange, Lsn, NodeName, Position, StreamId, Timestamp};
 use tokio::time::Instant;
 
+use super::cross::Cross;
 use super::owner::Owner;
 use crate::exchange::{PeerContent, PeerMessage, PeerVote};
 use crate::records;
-use crate::request::{DecideWork, Part, ReplyTo};
+use crate::request::{DecideWork, Part, ReplyTo, overloaded};
 
 /// An attempt that waits for votes.
 pub(super) struct HomeWork {
@@ -29,6 +30,21 @@ pub(super) struct HomeWork {
     reply: ReplyTo,
 }
 
+impl Cross {
+    fn insert_home(&mut self, attempt: Attempt, home: HomeWork) {
+        self.home_bytes += home.payload.len();
+        self.give_ups.add(home.give_up_at, attempt);
+        self.homes.insert(attempt, home);
+    }
+
+    fn remove_home(&mut self, attempt: &Attempt) -> Option<HomeWork> {
+        let home = self.homes.remove(attempt)?;
+        self.home_bytes -= home.payload.len();
+        self.give_ups.remove(home.give_up_at, *attempt);
+        Some(home)
+    }
+}
+
 impl Owner {
     /// A request to decide an attempt that touches several ranges.
     pub(super) fn begin_home(&mut self, work: DecideWork, now: Interval) {
@@ -36,6 +52,12 @@ impl Owner {
             return;
         };
         let attempt = work.attempt;
+        let waiting = self.cross.home_bytes + part.payload.len();
+        if waiting > self.ctx.config.max_in_flight_bytes && !self.cross.homes.is_empty() {
+            work.reply
+                .refused(overloaded("too many transactions wait for votes", 100));
+            return;
+        }
         let streams: Vec<StreamId> = part.participants.keys().copied().collect();
         let terms = self.prepare_terms(None, now);
         let request = HomeRequest {
@@ -61,13 +83,11 @@ impl Owner {
             give_up_at,
             reply: work.reply,
         };
-        if let Some(before) = self.cross.homes.remove(&attempt) {
+        if let Some(before) = self.cross.remove_home(&attempt) {
             // Sent once more: whoever sent it before does not wait any more.
-            self.cross.give_ups.remove(before.give_up_at, attempt);
             before.reply.unknown();
         }
-        self.cross.give_ups.add(give_up_at, attempt);
-        self.cross.homes.insert(attempt, home);
+        self.cross.insert_home(attempt, home);
         self.take_step(attempt, step);
     }
 
@@ -123,7 +143,7 @@ impl Owner {
         if matches!(step, HomeStep::Waiting) {
             return;
         }
-        let Some(home) = self.cross.homes.remove(&attempt) else {
+        let Some(home) = self.cross.remove_home(&attempt) else {
             if matches!(step, HomeStep::Commit { .. }) {
                 // Cannot be: what waits for votes is kept. Its lsn is lost, so nothing more can be appended.
                 tracing::error!(stream = %self.stream, txn = %attempt.txn, "decided without its writes");
@@ -131,7 +151,6 @@ impl Owner {
             }
             return;
         };
-        self.cross.give_ups.remove(home.give_up_at, attempt);
         match step {
             HomeStep::Waiting => {}
             HomeStep::Commit { commit, lsn } => self.commit_home(attempt, home, commit, lsn),
@@ -194,16 +213,16 @@ impl Owner {
         if !self.adjudication.give_up_home(&attempt) {
             return;
         }
-        if let Some(home) = self.cross.homes.remove(&attempt) {
-            self.cross.give_ups.remove(home.give_up_at, attempt);
+        if let Some(home) = self.cross.remove_home(&attempt) {
             self.end_home(attempt, home, &Refusal::GaveUp);
         }
     }
 
     /// This epoch ends: what still waits for votes was not decided and never will be.
     pub(super) fn let_homes_go(&mut self) {
-        for (attempt, home) in std::mem::take(&mut self.cross.homes) {
-            self.cross.give_ups.remove(home.give_up_at, attempt);
+        while let Some(attempt) = self.cross.homes.keys().next().copied()
+            && let Some(home) = self.cross.remove_home(&attempt)
+        {
             self.adjudication.give_up_home(&attempt);
             self.end_home(attempt, home, &Refusal::GaveUp);
         }

@@ -97,17 +97,20 @@ pub(crate) fn deliver(registry: &Registry, message: ExchangeMessage) -> bool {
         tracing::debug!(%stream, "a message for a stream that is not here");
         return true;
     };
-    match PeerMessage::try_from(message).map(|message| handle.peers.try_send(message)) {
-        Ok(Ok(())) => true,
-        Ok(Err(TrySendError::Full(_))) => {
+    let message = match PeerMessage::try_from(message) {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::warn!(%stream, %error, "a message of another adjudicator makes no sense");
+            return true;
+        }
+    };
+    match handle.peers.try_send(message) {
+        Ok(()) => true,
+        Err(TrySendError::Full(_)) => {
             tracing::debug!(%stream, "too many messages of other adjudicators wait; one was dropped");
             true
         }
-        Ok(Err(TrySendError::Closed(_))) => false,
-        Err(error) => {
-            tracing::warn!(%stream, %error, "a message of another adjudicator makes no sense");
-            true
-        }
+        Err(TrySendError::Closed(_)) => false,
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum PeerVote {
 
 impl PeerMessage {
     /// As it travels, to the owner of `to`.
-    pub(crate) fn to_wire(self, to: StreamId) -> ExchangeMessage {
+    pub(crate) fn into_wire(self, to: StreamId) -> ExchangeMessage {
         use exchange_message::Message;
         let message = match self.content {
             PeerContent::Vote { from, node, vote } => Message::Vote(Vote {

@@ -241,7 +241,7 @@ impl Owner {
                 start,
                 content: content.clone(),
             };
-            self.ctx.exchange.send(node, message.to_wire(*stream));
+            self.ctx.exchange.send(node, message.into_wire(*stream));
         }
     }
 }

@@ -127,7 +127,7 @@ impl Owner {
             start,
             content,
         };
-        self.ctx.exchange.send(home_node, message.to_wire(attempt.home));
+        self.ctx.exchange.send(home_node, message.into_wire(attempt.home));
     }
 
     /// How long to wait for word from a home before asking it.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meridian_client::proto::ClusterStatusResponse;
+use meridian_client::proto::{ClusterStatusResponse, OwnedRangeStatus};
 use meridian_client::{Client, Error, Execute, Key};
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ use crate::status;
 const KEYS: u64 = 500;
 /// How often the writer writes beneath which reads are measured.
 const WRITE_INTERVAL: Duration = Duration::from_millis(5);
+/// Between two operations: a client that asks without a pause measures how busy the machine is.
+const PAUSE: Duration = Duration::from_millis(2);
 /// What runs before each measurement and is not counted: connections, leases, and leads that settle.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -27,7 +29,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 struct Place {
     region: String,
     prefix: Vec<u8>,
-    lead: Duration,
 }
 
 impl Place {
@@ -66,9 +67,9 @@ pub async fn measure(
         .values()
         .next()
         .ok_or_else(|| Failure::new(Code::Failed, "there is no region"))?;
-    for place in places(&client.cluster_status().await?) {
+    for range in status::ranges(&client.cluster_status().await?.nodes) {
         // A range that nobody used has no owner, and says no lead.
-        client.put(place.key(0), "x").await?;
+        client.put(place("", range).key(0), "x").await?;
     }
     let places = places(&client.cluster_status().await?);
     let regions: Vec<String> = clients.keys().cloned().collect();
@@ -77,7 +78,8 @@ pub async fn measure(
     for cell in cells(&regions, &places) {
         remark(&format!("{} from {} in {}", cell.name, cell.from, cell.home));
         let result = run(clients, &cell, time).await;
-        rows.push(row(&cell, result, floors.as_ref()));
+        let lead = lead(client, &cell).await;
+        rows.push(row(&cell, result, lead, floors.as_ref()));
     }
     let columns = [
         "operation",
@@ -88,24 +90,41 @@ pub async fn measure(
         "p99 ms",
         "floor ms",
         "with lead",
+        "lead now",
     ];
     Ok(printer.columns(None, &columns, &rows)?)
 }
 
 /// One range of each region that owns some.
 fn places(status: &ClusterStatusResponse) -> Vec<Place> {
-    let mut found: BTreeMap<String, Place> = BTreeMap::new();
+    let mut found: BTreeMap<&str, Place> = BTreeMap::new();
     for (region, range) in status::owned(&status.nodes) {
-        let mut prefix = range.start.to_vec();
-        // Below whatever else begins like this.
-        prefix.push(0);
-        found.entry(region.to_owned()).or_insert(Place {
-            region: region.to_owned(),
-            prefix,
-            lead: Duration::from_nanos(range.lead_ns),
-        });
+        found.entry(region).or_insert_with(|| place(region, range));
     }
     found.into_values().collect()
+}
+
+fn place(region: &str, range: &OwnedRangeStatus) -> Place {
+    let mut prefix = range.start.to_vec();
+    // Below whatever else begins like this.
+    prefix.push(0);
+    Place {
+        region: region.to_owned(),
+        prefix,
+    }
+}
+
+/// How far ahead the ranges' commits land just now, the longest.
+async fn lead(client: &Client, cell: &Cell) -> Option<Duration> {
+    let status = client.cluster_status().await.ok()?;
+    let ranges = status::owned(&status.nodes);
+    let measured = ranges.filter(|(region, range)| {
+        let is_it = |place: &Place| place.prefix == self::place(region, range).prefix;
+        cell.places.iter().any(is_it)
+    });
+    measured
+        .map(|(_, range)| Duration::from_nanos(range.lead_ns))
+        .max()
 }
 
 /// From the delays of a cluster in one process; any other does not know them.
@@ -182,6 +201,7 @@ async fn repeat(client: &Client, cell: &Cell, time: Duration) -> Result<Vec<Dura
         if began >= warm {
             latencies.push(began.elapsed());
         }
+        tokio::time::sleep(PAUSE).await;
     }
     Ok(latencies)
 }
@@ -202,7 +222,12 @@ async fn write(client: Client, places: Vec<Place>) {
     }
 }
 
-fn row(cell: &Cell, result: Result<Vec<Duration>, Error>, floors: Option<&Floors>) -> Vec<String> {
+fn row(
+    cell: &Cell,
+    result: Result<Vec<Duration>, Error>,
+    lead: Option<Duration>,
+    floors: Option<&Floors>,
+) -> Vec<String> {
     let mut row = vec![cell.name.clone(), cell.from.clone(), cell.home.clone()];
     match result {
         Ok(mut latencies) => {
@@ -226,7 +251,7 @@ fn row(cell: &Cell, result: Result<Vec<Duration>, Error>, floors: Option<&Floors
     };
     let shown = |floor: Option<Duration>| floor.map_or_else(|| "-".to_owned(), millis);
     row.push(shown(floor(false)));
-    let has_lead = cell.places.iter().any(|place| !place.lead.is_zero());
-    row.push(shown(floor(true).filter(|_| has_lead)));
+    row.push(shown(floor(true)));
+    row.push(shown(lead));
     row
 }

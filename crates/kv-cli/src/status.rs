@@ -50,6 +50,11 @@ struct View<'a> {
     range: &'a OwnedRangeStatus,
 }
 
+/// All ranges, as those have them who know most.
+pub(crate) fn ranges(nodes: &[NodeStatus]) -> impl Iterator<Item = &OwnedRangeStatus> {
+    best_views(nodes).into_iter().map(|view| view.range)
+}
+
 /// The ranges that have an owner, each with its owner's region.
 pub(crate) fn owned(nodes: &[NodeStatus]) -> impl Iterator<Item = (&str, &OwnedRangeStatus)> {
     let owned = best_views(nodes)

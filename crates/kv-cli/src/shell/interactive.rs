@@ -196,7 +196,7 @@ mod tests {
         };
         assert_eq!(complete("sc"), (0, vec!["scan".to_owned()]));
         assert_eq!(complete("put a b; GE"), (9, vec!["get".to_owned()]));
-        assert_eq!(complete("begin s"), (6, vec!["serializable".to_owned()]));
+        assert_eq!(complete("begin se"), (6, vec!["serializable".to_owned()]));
         assert_eq!(complete("scan a limit 3 re"), (15, vec!["reverse".to_owned()]));
         assert_eq!(complete("get k "), (6, vec!["for update".to_owned()]));
         assert_eq!(complete("put k v"), (6, vec![]));

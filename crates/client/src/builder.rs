@@ -56,8 +56,8 @@ impl Builder {
         self
     }
 
-    /// Adds a router of another region. It is used only while none of the near ones answers; new transactions go back to those
-    /// as soon as one does.
+    /// Adds a router of another region. It is used only while none of the near ones answers, or while the calls of one that does fail
+    /// one after another (its region is cut off); new transactions go back to those as soon as they can.
     #[must_use]
     pub fn far_endpoint(mut self, address: impl AsRef<str>) -> Self {
         self.far.push(Target::tcp(address.as_ref()));

@@ -45,6 +45,14 @@ pub(crate) struct Inner {
     pub(crate) deadline: Duration,
 }
 
+impl Inner {
+    /// A call or a transaction succeeded.
+    fn succeeded(&self) {
+        self.tokens.succeeded();
+        self.pool.trouble.clear();
+    }
+}
+
 impl Client {
     /// Connects to routers, given as `host:port`; the first is preferred.
     ///
@@ -175,7 +183,7 @@ impl Client {
             let (error, failed) = match work(txn.clone()).await {
                 Ok(value) => match txn.commit().await {
                     Ok(_) => {
-                        self.inner.tokens.succeeded();
+                        self.inner.succeeded();
                         return Ok(value);
                     }
                     Err(error) => (error.clone(), E::from(error)),
@@ -258,7 +266,7 @@ impl Client {
         loop {
             match execute.attempt(&self.inner, begin_at, retries.deadline).await {
                 Ok(executed) => {
-                    self.inner.tokens.succeeded();
+                    self.inner.succeeded();
                     return Ok(executed);
                 }
                 Err(error) => {
@@ -354,6 +362,9 @@ impl<'a> Retries<'a> {
 
     /// Waits before the next attempt; an error when there should be none.
     async fn next(&mut self, error: &Error) -> Result<(), ()> {
+        if let Some(error) = error.kv() {
+            self.client.pool.trouble.failed(error);
+        }
         if !error.is_retryable() {
             return Err(());
         }

@@ -50,6 +50,7 @@ mod scan;
 mod session;
 mod transaction;
 mod transport;
+mod trouble;
 mod txn;
 
 pub use budget::RetryBudget;

@@ -54,7 +54,10 @@ pub(crate) async fn resolve(
         let again = match answer {
             Ok(outcome) => return Ok(outcome),
             Err(Failure::Kv(error)) if is_final(&error) => return Err(error),
-            Err(Failure::Kv(error)) => error.retry_after(),
+            Err(Failure::Kv(error)) => {
+                client.pool.trouble.failed(&error);
+                error.retry_after()
+            }
             Err(Failure::Lost(_) | Failure::Timeout) => None,
         };
         let pause = Instant::now() + backoff.next(again);

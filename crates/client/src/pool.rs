@@ -1,6 +1,7 @@
 //! Keeps sessions open: one task per session connects, reconnects with backoff, and goes from one endpoint
 //! to the next when the present one fails. Endpoints that are far away are used only while no near one answers: the task
-//! keeps trying those, and new transactions go back to them as soon as one does.
+//! keeps trying those, and new transactions go back to them as soon as one does. A near one whose calls fail one after
+//! another is left as well, and tried again after a while.
 //!
 //! All callers share these tasks: while nothing can be reached they wait, they do not knock.
 
@@ -16,12 +17,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::budget::{Backoff, Random};
 use crate::session::Session;
 use crate::transport::Target;
+use crate::trouble::Trouble;
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 /// How long a session with a far endpoint lasts before the near ones are tried again, at first and at most.
 const FIRST_RETURN: Duration = Duration::from_millis(250);
 const MAX_RETURN: Duration = Duration::from_secs(4);
+/// How long the near endpoints are left alone after their calls failed, at first and at most.
+const MIN_AWAY: Duration = Duration::from_secs(2);
+const MAX_AWAY: Duration = Duration::from_secs(30);
 
 /// Where sessions may go.
 pub(crate) struct Targets {
@@ -39,6 +44,7 @@ impl Targets {
 
 pub(crate) struct Pool {
     pub(crate) targets: Arc<Targets>,
+    pub(crate) trouble: Arc<Trouble>,
     state: watch::Receiver<State>,
     _stop: DropGuard,
 }
@@ -67,6 +73,7 @@ impl Pool {
     /// Starts connecting. Must be called within a tokio runtime.
     pub(crate) fn start(targets: Targets, sessions: usize, lifetime: Duration, random: &Random) -> Self {
         let targets = Arc::new(targets);
+        let trouble = Arc::new(Trouble::new());
         let stop = CancellationToken::new();
         let (publish, state) = watch::channel(State {
             sessions: vec![None; sessions],
@@ -76,6 +83,7 @@ impl Pool {
             let keeper = Keeper {
                 slot,
                 targets: targets.clone(),
+                trouble: trouble.clone(),
                 publish: publish.clone(),
                 lifetime,
                 random: random.clone(),
@@ -91,6 +99,7 @@ impl Pool {
         }
         Self {
             targets,
+            trouble,
             state,
             _stop: stop.drop_guard(),
         }
@@ -143,6 +152,7 @@ impl Pool {
 struct Keeper {
     slot: usize,
     targets: Arc<Targets>,
+    trouble: Arc<Trouble>,
     publish: watch::Sender<State>,
     lifetime: Duration,
     random: Random,
@@ -162,6 +172,7 @@ impl Keeper {
         let (mut near, mut far) = (self.slot, self.slot);
         let mut backoff = self.backoff(FIRST_DELAY, MAX_DELAY);
         let mut next = None;
+        let (mut away, mut stay_away) = (MIN_AWAY, Duration::ZERO);
         loop {
             let opened = match next.take() {
                 Some(opened) => opened,
@@ -177,11 +188,21 @@ impl Keeper {
             };
             backoff = self.backoff(FIRST_DELAY, MAX_DELAY);
             let (is_far, index) = (opened.is_far, opened.index);
-            let ended = self.keep(opened, near).await;
+            let ended = self.keep(opened, near, std::mem::take(&mut stay_away)).await;
             let place = if is_far { &mut far } else { &mut near };
             *place = index + usize::from(matches!(ended, Ended::Lost));
-            if let Ended::Nearer(opened) = ended {
-                next = Some(opened);
+            match ended {
+                Ended::Nearer(opened) => next = Some(opened),
+                Ended::Suspected => {
+                    if let Ok(opened) = self.open_of(true, far).await {
+                        next = Some(opened);
+                        stay_away = away;
+                        away = (away * 2).min(MAX_AWAY);
+                    }
+                    self.trouble.clear();
+                }
+                Ended::Lost | Ended::Old if !is_far => away = MIN_AWAY,
+                Ended::Lost | Ended::Old => {}
             }
         }
     }
@@ -234,7 +255,7 @@ impl Keeper {
 
     /// Offers the session to new transactions until it breaks, is old, or a nearer one is open. Transactions that use
     /// one that is not offered any more keep it until they end.
-    async fn keep(&self, opened: Opened, near: usize) -> Ended {
+    async fn keep(&self, opened: Opened, near: usize, stay_away: Duration) -> Ended {
         let session = Arc::new(opened.session);
         self.publish.send_modify(|state| {
             state.failed_rounds = 0;
@@ -244,10 +265,12 @@ impl Keeper {
             }
         });
         let jitter = self.random.with(|rng| rng.random_range(0.8..1.0));
+        let can_go_far = !opened.is_far && !self.targets.far.is_empty();
         let ended = tokio::select! {
             biased;
             () = session.lost() => Ended::Lost,
-            nearer = self.nearer(near), if opened.is_far => Ended::Nearer(nearer),
+            nearer = self.nearer(near, stay_away), if opened.is_far => Ended::Nearer(nearer),
+            () = self.trouble.suspected(), if can_go_far => Ended::Suspected,
             () = sleep(self.lifetime.mul_f64(jitter)) => Ended::Old,
         };
         if matches!(ended, Ended::Lost) {
@@ -260,12 +283,14 @@ impl Keeper {
         ended
     }
 
-    /// Returns when a near endpoint answers again.
-    async fn nearer(&self, near: usize) -> Opened {
+    /// Returns when a near endpoint answers again; not before the given time.
+    async fn nearer(&self, near: usize, stay_away: Duration) -> Opened {
+        sleep(stay_away).await;
         let mut backoff = self.backoff(FIRST_RETURN, MAX_RETURN);
         loop {
             sleep(backoff.next(Some(FIRST_RETURN))).await;
             if let Ok(opened) = self.open_of(false, near).await {
+                self.trouble.clear();
                 return opened;
             }
         }
@@ -281,4 +306,6 @@ enum Ended {
     Old,
     /// A near endpoint took the place of a far one.
     Nearer(Opened),
+    /// It is open, but what is behind it cannot do its work.
+    Suspected,
 }

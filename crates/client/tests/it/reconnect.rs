@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_client::fake::FakeCluster;
+use meridian_client::fake::{FakeCluster, Fault};
 use meridian_client::{Client, Error, KeyRange, KvError, ScanOptions, TxnOptions};
 use tokio::time::Instant;
 
@@ -174,4 +174,26 @@ async fn a_far_endpoint_is_used_only_while_no_near_one_answers() {
     open.commit().await.unwrap();
     assert_eq!(far.client().get("k").await.unwrap().unwrap(), "v");
     assert_eq!(near.client().get("k").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_near_endpoint_whose_calls_fail_is_left_for_a_while() {
+    let (near, far) = (FakeCluster::new(), FakeCluster::new());
+    let client = Client::builder()
+        .endpoint(near.listen().await.to_string())
+        .far_endpoint(far.listen().await.to_string())
+        .connect()
+        .await
+        .unwrap();
+    increment(&client, "n").await.unwrap();
+    let cut_off = KvError::unavailable("no owner of stream s1 was found");
+    near.inject(std::iter::repeat_n(Fault::Refuse(cut_off), 3));
+    assert_eq!(increment(&client, "n").await.unwrap(), 1, "over there");
+    assert_eq!((near.counters().commits, far.counters().commits), (4, 1));
+    let back = async {
+        while near.counters().commits == 4 {
+            increment(&client, "n").await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
 }

@@ -14,6 +14,7 @@ pub mod faults;
 pub mod floors;
 mod measure;
 pub mod output;
+pub mod ranges;
 pub mod shell;
 pub mod status;
 pub mod text;

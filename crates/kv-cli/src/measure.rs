@@ -12,8 +12,8 @@ use crate::bench::{millis, quantile};
 use crate::failure::{Code, Failure};
 use crate::floors::Floors;
 use crate::output::Printer;
+use crate::ranges;
 use crate::shell::remark;
-use crate::status;
 
 /// Keys per range that are written and read.
 const KEYS: u64 = 500;
@@ -67,7 +67,7 @@ pub async fn measure(
         .values()
         .next()
         .ok_or_else(|| Failure::new(Code::Failed, "there is no region"))?;
-    for range in status::ranges(&client.cluster_status().await?.nodes) {
+    for range in ranges::all(&client.cluster_status().await?.nodes) {
         // A range that nobody used has no owner, and says no lead.
         client.put(place("", range).key(0), "x").await?;
     }
@@ -98,7 +98,7 @@ pub async fn measure(
 /// One range of each region that owns some.
 fn places(status: &ClusterStatusResponse) -> Vec<Place> {
     let mut found: BTreeMap<&str, Place> = BTreeMap::new();
-    for (region, range) in status::owned(&status.nodes) {
+    for (region, range) in ranges::owned(&status.nodes) {
         found.entry(region).or_insert_with(|| place(region, range));
     }
     found.into_values().collect()
@@ -117,8 +117,7 @@ fn place(region: &str, range: &OwnedRangeStatus) -> Place {
 /// How far ahead the ranges' commits land just now, the longest.
 async fn lead(client: &Client, cell: &Cell) -> Option<Duration> {
     let status = client.cluster_status().await.ok()?;
-    let ranges = status::owned(&status.nodes);
-    let measured = ranges.filter(|(region, range)| {
+    let measured = ranges::owned(&status.nodes).filter(|(region, range)| {
         let is_it = |place: &Place| place.prefix == self::place(region, range).prefix;
         cell.places.iter().any(is_it)
     });

@@ -23,6 +23,7 @@ mod entrance;
 mod faults;
 mod hub;
 mod links;
+mod listen;
 mod options;
 mod pipe;
 mod state;
@@ -39,8 +40,6 @@ use meridian_rpc::{Listener, ServiceFailure};
 use meridian_types::{ClusterId, NodeName};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use faults::Place;
@@ -54,6 +53,7 @@ use crate::node::{self, Node, NodeStart};
 use crate::{init, serve};
 use hub::Hub;
 use links::Links;
+use listen::{Listening, Socket, bind_all};
 
 /// All nodes read the same clock, so between them it is as good as exact.
 const CLOCK: ClockSource = ClockSource::Fixed { bound_us: 1 };
@@ -78,14 +78,6 @@ struct Inner {
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     seeds: Mutex<StdRng>,
     start_timeout: Duration,
-}
-
-/// A region's router, served to other processes.
-struct Listening {
-    region: String,
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Cluster {
@@ -372,43 +364,4 @@ impl Drop for Cluster {
             self.inner.hub.cut_power(&name);
         }
     }
-}
-
-/// Where a router is served to other processes.
-struct Socket {
-    router: NodeName,
-    socket: TcpListener,
-    address: SocketAddr,
-}
-
-/// Binds an address for the router of each region, and writes it into the configuration, where others learn of it. Comes before
-/// anything else: an address that is taken is the likeliest reason not to start.
-async fn bind_all(file: &mut File, listen: Option<SocketAddr>) -> Result<Vec<Socket>, Error> {
-    let mut sockets = Vec::new();
-    let routers = file.nodes.iter_mut().filter(|node| node.has(Role::Router));
-    let Some(first) = listen else { return Ok(sockets) };
-    for (node, number) in routers.zip(0..) {
-        let port = match first.port() {
-            0 => 0,
-            port => port.saturating_add(number),
-        };
-        let (socket, address) = bind(SocketAddr::new(first.ip(), port)).await?;
-        node.address = address.to_string();
-        sockets.push(Socket {
-            router: node.node_name(),
-            socket,
-            address,
-        });
-    }
-    Ok(sockets)
-}
-
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let listen_error = |source| Error::Listen {
-        address: address.to_string(),
-        source,
-    };
-    let socket = TcpListener::bind(address).await.map_err(listen_error)?;
-    let address = socket.local_addr().map_err(listen_error)?;
-    Ok((socket, address))
 }

@@ -15,7 +15,7 @@ use crate::command::{Command, HELP, Past, Scan};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
 use crate::text::escape;
-use crate::{faults, measure, status};
+use crate::{faults, measure, ranges, status};
 use regions::Regions;
 
 /// A shell: a client, where results go, and the open transaction.
@@ -99,7 +99,7 @@ impl Shell {
             }
             Command::Ranges => {
                 let status = self.client.cluster_status().await?;
-                Ok(status::print_ranges(&mut self.printer, status)?)
+                Ok(ranges::print(&mut self.printer, status)?)
             }
             Command::Region(region) => self.region(region).await,
             Command::Fault { action, target } => {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use meridian::embedded::{Cluster, Delay, Options};
 use meridian_client::proto::OwnedRangeStatus;
-use meridian_client::{Client, TxnOptions};
+use meridian_client::{Client, Execute, TxnOptions};
 
 /// Far enough to be told from everything else that takes time.
 const A_B: Duration = Duration::from_millis(40);
@@ -158,6 +158,56 @@ async fn an_isolated_region_stops_and_the_side_with_the_witness_goes_on() {
     assert!(put_within(&b, "pear", Duration::from_secs(20)).await);
     assert!(cluster.cut(&cluster.place("journal-w1").unwrap()).is_err());
     assert!(cluster.place("nowhere").is_err());
+    drop((a, b));
+    cluster.shutdown().await;
+}
+
+/// Moves one from one key to the other.
+async fn transfer(client: &Client, from: &str, to: &str) {
+    let moved = client.transact(|txn| async move {
+        let number = async |key: &str| {
+            let text = txn.get(key).await?.unwrap_or_default();
+            Ok::<i64, meridian_client::Error>(String::from_utf8_lossy(&text).parse().unwrap())
+        };
+        let (left, right) = (number(from).await?, number(to).await?);
+        txn.put(from, (left - 1).to_string()).await?;
+        txn.put(to, (right + 1).to_string()).await
+    });
+    moved.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_across_ranges_are_seen_whole_in_both_regions() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(options(dir.path())).await.unwrap();
+    let (a, b) = (cluster.client_in("a").unwrap(), cluster.client_in("b").unwrap());
+    let both = Execute::new().put("apple", "100").put("pear", "100");
+    a.execute(&both).await.unwrap();
+    let sum = async |client: &Client| {
+        let read = Execute::new().get("apple").get("pear");
+        let values = client.execute(&read).await.unwrap().values;
+        let numbers = values.into_iter().map(|found| found.unwrap().value);
+        numbers
+            .map(|text| String::from_utf8_lossy(&text).parse::<i64>().unwrap())
+            .sum::<i64>()
+    };
+    assert_eq!((sum(&a).await, sum(&b).await), (200, 200));
+    let movers = [(a.clone(), "apple", "pear"), (b.clone(), "pear", "apple")].map(|(client, from, to)| {
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                transfer(&client, from, to).await;
+            }
+        })
+    });
+    while !movers.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert_eq!((sum(&a).await, sum(&b).await), (200, 200));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for mover in movers {
+        mover.await.unwrap();
+    }
+    let value = a.get("apple").await.unwrap();
+    assert_eq!(value.as_deref(), Some(&b"100"[..]), "as many there as back");
     drop((a, b));
     cluster.shutdown().await;
 }

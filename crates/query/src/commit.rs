@@ -191,7 +191,7 @@ impl Processor {
         if let Some(owner) = self.owners.known(stream) {
             return Some(owner.node);
         }
-        self.owners.map().by_stream(stream)?.candidates.first().cloned()
+        self.owners.map().candidates(stream).first().cloned()
     }
 
     fn round_trip(&self, stream: StreamId) -> Duration {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
@@ -20,24 +22,28 @@ impl Processor {
     pub(crate) async fn outcome(&self, token: CommitToken, deadline: Instant) -> KvResult<OutcomeResponse> {
         let streams = match token.home {
             Some(home) => vec![home],
-            None => self
-                .owners
-                .map()
-                .entries
-                .iter()
-                .map(|entry| entry.stream)
-                .collect(),
+            // Those included that were split or merged since: they answer for their transactions.
+            None => self.owners.map().streams().into_iter().collect(),
         };
         if streams.is_empty() {
             return Err(KvError::OutcomeUnknown { token });
         }
         let mut outcome = Outcome::Aborted;
-        for stream in streams {
-            match self.outcome_in(&token, stream, deadline).await? {
-                Asked::Committed(commit) => return self.tell_committed(token, commit, deadline).await,
-                Asked::Forgotten => outcome = Outcome::Forgotten,
-                Asked::Aborted | Asked::Again => {}
+        let asked = streams
+            .into_iter()
+            .map(|stream| self.outcome_in(&token, stream, deadline));
+        let mut answers: FuturesUnordered<_> = asked.collect();
+        let mut unknown = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(Asked::Committed(commit)) => return self.tell_committed(token, commit, deadline).await,
+                Ok(Asked::Forgotten) => outcome = Outcome::Forgotten,
+                Ok(Asked::Aborted | Asked::Again) => {}
+                Err(error) => unknown = Some(error),
             }
+        }
+        if let Some(error) = unknown {
+            return Err(error);
         }
         tracing::info!(txn = %token.txn, ?outcome, "outcome asked for");
         if outcome == Outcome::Aborted {
@@ -76,7 +82,7 @@ impl Processor {
 
     /// What the owner of one stream says; asked until it answers. Never [`Asked::Again`].
     async fn outcome_in(&self, token: &CommitToken, stream: StreamId, deadline: Instant) -> KvResult<Asked> {
-        if self.owners.map().by_stream(stream).is_none() {
+        if self.owners.map().keys(stream).is_none() {
             return Err(KvError::invalid(format!(
                 "the token names stream {stream}, which is not known"
             )));

@@ -216,9 +216,15 @@ impl Txn {
             Snapshot::At(at) => Ok(self.log_started(at, false)),
             Snapshot::NotOlderThan(staleness) => {
                 let oldest = now.saturating_sub(staleness).max(min_start);
-                // What is closed already can be read without waiting, in a region that is cut off too; if nobody says so, the
-                // oldest allowed will do.
-                let closed = processor.storage.closed(keys, deadline).await.unwrap_or(oldest);
+                // What is closed already can be read without waiting, in a region that is cut off too: everywhere, so that
+                // later reads need not wait either, or if some range was closed too long ago, where it reads now. If
+                // nobody says so, the oldest allowed will do.
+                let mut closed = Timestamp::ZERO;
+                for keys in [&KeyRange::all(), keys] {
+                    if closed < oldest {
+                        closed = processor.storage.closed(keys, deadline).await.unwrap_or(oldest);
+                    }
+                }
                 let _ = self.closed.set(closed);
                 Ok(self.log_started(closed.clamp(oldest, now), false))
             }

@@ -1,10 +1,14 @@
-//! Whether and when a transaction commits, in one range (sections 4 and 5, R2, R13, R18, R20).
+//! Whether and when a transaction commits (sections 4 and 5, R2, R11 to R13, R18 to R20).
 //!
 //! ```text
 //! Commit ──> decide ──> Commit{commit, lsn} ──> record at lsn to the appender ──quorum──> wait R3 ──> "committed"
 //!               │                                      (the next decision does not wait for any of this)
 //!               └─> Known{commit, lsn}: a retry; wait for lsn like the first
 //! ```
+//! That is a transaction of one range. One of several is decided by the owner of one of them, its home, when the others have
+//! voted: `home` collects the votes, `participant` gives them and applies outcomes, `attempts` says what became of
+//! an attempt, `floors` closes the range (R12, R19).
+//!
 //! [`Adjudication`] is the whole state of one owner in one epoch. It hands out the lsns of its stream: each
 //! record that it asks for must be appended, in the order of the lsns, with nothing between.
 //!
@@ -16,6 +20,7 @@ mod decide;
 mod floors;
 mod home;
 mod participant;
+mod prepares;
 mod refusal;
 mod votes;
 
@@ -34,7 +39,7 @@ pub use refusal::{ReadLimit, Refusal};
 
 use attempts::BarredAttempts;
 use floors::RaiseGate;
-use participant::Prepares;
+use prepares::Prepares;
 use votes::Homes;
 
 use crate::closing::{Dependencies, OwnCommits};
@@ -56,7 +61,7 @@ pub struct AdjudicationLimits {
     /// Own commits to remember for closures.
     pub recent_commits: usize,
     /// Attempts across ranges that may be open at a time: those voted on, and as many again that wait for votes. Also the
-    /// votes kept for attempts that have not arrived.
+    /// votes kept for attempts that have not arrived; and twice as many ends of attempts are remembered.
     pub open_attempts: usize,
     /// Bytes of what the attempts voted on have written and read, and as many again for those that wait.
     pub open_bytes: usize,

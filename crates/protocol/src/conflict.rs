@@ -5,7 +5,7 @@
 //! timestamp of what was forgotten. A snapshot from before `window_low` cannot be judged any more. So forgetting can refuse a
 //! transaction that could have committed, never the other way round.
 //!
-//! Reads of open attempts are held against writers (R11) in [`holds`], beside the keys.
+//! Reads of open attempts are held against writers (R11) beside the keys.
 
 mod entry;
 mod holds;

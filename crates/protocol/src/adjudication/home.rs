@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, Interval, Lsn, StreamId, Timestamp};
 
-use super::participant::Touched;
+use super::prepares::Touched;
 use super::votes::{Homes, Waiting};
 use super::{Adjudication, PrepareRequest, PrepareTerms, Refusal, Vote};
 use crate::outcomes::Outcome;

@@ -11,12 +11,12 @@
 //! Caveats: a refusal here says nothing definite about the attempt (an earlier answer may have been yes); what the home
 //! says of it is definite.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Attempt, Interval, Key, KeyRange, Lsn, Timestamp};
+use meridian_types::{Attempt, Interval, Lsn, Timestamp};
 
+use super::prepares::{Ended, Touched};
 use super::{Adjudication, CommitRequest, Refusal};
 
 /// The part of a transaction that touches this range, at an owner that is not its home.
@@ -185,10 +185,11 @@ impl Adjudication {
         let Some((open, touched)) = self.prepares.remove(attempt) else {
             return false;
         };
+        let remembered = 2 * self.limits.open_attempts;
         // Until when its writes may be, and up to which entry of the home their record.
         let (until, lsn) = match end {
             AttemptEnd::Aborted => {
-                self.prepares.note_end(*attempt, Ended::Aborted);
+                self.prepares.note_end(*attempt, Ended::Aborted, remembered);
                 self.end_promise(attempt, &touched, None);
                 return true;
             }
@@ -199,7 +200,8 @@ impl Adjudication {
             AttemptEnd::Committed { commit, lsn } => (open.promise.max(commit), lsn),
             AttemptEnd::Forgotten { home_last } => (open.promise, home_last),
         };
-        self.prepares.note_end(*attempt, Ended::PerhapsCommitted);
+        self.prepares
+            .note_end(*attempt, Ended::PerhapsCommitted, remembered);
         self.end_promise(attempt, &touched, Some(until));
         // Whoever writes now what it read commits after it.
         if !is_broken(Rule::OutcomeFloor) {
@@ -232,109 +234,5 @@ impl Adjudication {
         for attempt in silent.map(|open| open.attempt).collect::<Vec<_>>() {
             self.end_prepare(&attempt, AttemptEnd::Aborted);
         }
-    }
-}
-
-/// What an open attempt touches here. Copies: the request's buffer is not kept alive.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Touched {
-    written: Vec<Key>,
-    reads: Vec<KeyRange>,
-    pub(super) bytes: usize,
-}
-
-/// What a key or a bound costs beside its bytes, in all places where it is kept.
-const TOUCHED_OVERHEAD_BYTES: usize = 192;
-
-impl Touched {
-    pub(super) fn of(request: &CommitRequest<'_>) -> Self {
-        let own = |key: &Key| Key::from(key.as_ref());
-        let written: Vec<Key> = request.written.iter().map(own).collect();
-        let copy = |range: &KeyRange| KeyRange {
-            start: own(&range.start),
-            end: range.end.as_ref().map(own),
-        };
-        let reads: Vec<KeyRange> = request.reads.iter().map(copy).collect();
-        let bounds = reads
-            .iter()
-            .flat_map(|range| [Some(&range.start), range.end.as_ref()]);
-        let keys = written.iter().chain(bounds.flatten());
-        let bytes = keys.map(|key| key.0.len() + TOUCHED_OVERHEAD_BYTES).sum();
-        Self {
-            written,
-            reads,
-            bytes,
-        }
-    }
-}
-
-/// How an attempt ended that was open here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Aborted,
-    PerhapsCommitted,
-}
-
-/// How many ended attempts are remembered. A late repetition of one that was forgotten may be voted on once more: that is
-/// safe, its home knows how it ended, but it holds up closures until the home was asked.
-const MAX_ENDED: usize = 16_384;
-
-/// The attempts of other homes that were voted on.
-///
-/// Invariant: `by_lower` holds the open ones that write here; `bytes` is what all open ones cost; both of the ended hold the same.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Prepares {
-    open: BTreeMap<Attempt, (OpenPrepare, Touched)>,
-    by_lower: BTreeSet<(Timestamp, Attempt)>,
-    bytes: usize,
-    ended: BTreeMap<Attempt, Ended>,
-    ended_order: VecDeque<Attempt>,
-}
-
-impl Prepares {
-    fn insert(&mut self, open: OpenPrepare, touched: Touched) {
-        if !touched.written.is_empty() {
-            self.by_lower.insert((open.lower, open.attempt));
-        }
-        self.bytes += touched.bytes;
-        self.open.insert(open.attempt, (open, touched));
-    }
-
-    fn remove(&mut self, attempt: &Attempt) -> Option<(OpenPrepare, Touched)> {
-        let (open, touched) = self.open.remove(attempt)?;
-        self.by_lower.remove(&(open.lower, *attempt));
-        self.bytes -= touched.bytes;
-        Some((open, touched))
-    }
-
-    fn ended(&self, attempt: &Attempt) -> Option<Ended> {
-        self.ended.get(attempt).copied()
-    }
-
-    fn note_end(&mut self, attempt: Attempt, end: Ended) {
-        if self.ended.insert(attempt, end).is_none() {
-            self.ended_order.push_back(attempt);
-        }
-        if self.ended_order.len() > MAX_ENDED
-            && let Some(oldest) = self.ended_order.pop_front()
-        {
-            self.ended.remove(&oldest);
-        }
-    }
-
-    /// The highest promise of all that are open.
-    pub(super) fn highest_promise(&self) -> Timestamp {
-        let promises = self.open.values().map(|(open, _)| open.promise);
-        promises.max().unwrap_or_default()
-    }
-
-    /// The attempt that is meant: the one of exactly this name.
-    fn named(&self, attempt: &Attempt) -> Attempt {
-        if !is_broken(Rule::AttemptName) {
-            return *attempt;
-        }
-        let mut open = self.open.keys();
-        let same_txn = open.find(|other| other.txn == attempt.txn);
-        same_txn.copied().unwrap_or(*attempt)
     }
 }

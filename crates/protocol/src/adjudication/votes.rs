@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{Attempt, StreamId, Timestamp, TxnId};
 
-use super::participant::Touched;
+use super::prepares::Touched;
 use super::{AdjudicationLimits, Refusal, Vote};
 
 /// An attempt that waits for votes.

@@ -6,7 +6,7 @@ use meridian_types::mutation::Rule;
 
 use super::{Mutation, World};
 use crate::cluster::Role;
-use crate::plan::{ClientHost, Faults, Kind, Plan};
+use crate::plan::{ClientHost, Faults, Kind, MessageFaults, Plan, Ranges};
 
 /// A change of the plans of a mutation's runs.
 #[derive(Clone, Copy)]
@@ -41,6 +41,23 @@ impl Mutation {
                 "a tuned lead, far clocks, adjudicators are restarted",
                 fast_handovers,
             ),
+            Self::Rule(
+                Rule::PromisedWrites
+                | Rule::HeldReads
+                | Rule::PrepareClosure
+                | Rule::PrepareOutcome
+                | Rule::HomeFloor
+                | Rule::OutcomeFloor
+                | Rule::OutcomeDependency,
+            ) => ("many ranges through what clients do", across),
+            Self::Rule(Rule::HomePromise | Rule::AttemptName) => (
+                "many ranges through what clients do, adjudicators cut off from each other",
+                across_apart,
+            ),
+            Self::Rule(Rule::RaiseFloor) => (
+                "many ranges through what clients do, adjudicators die",
+                across_takeovers,
+            ),
             Self::Rule(Rule::OutcomesRecovered | Rule::TakeoverWindow | Rule::AtomicApply) => {
                 ("crashes", crashes)
             }
@@ -59,6 +76,39 @@ impl Mutation {
         };
         Some(Bias { says, apply })
     }
+}
+
+/// Most transactions touch several ranges.
+fn across(plan: &mut Plan) {
+    plan.ranges = Ranges::crossing(&plan.clients, plan.keys);
+    plan.think = Duration::from_millis(5);
+}
+
+/// Votes and ends of attempts are late, again and again.
+fn across_apart(plan: &mut Plan) {
+    across(plan);
+    plan.faults = Faults {
+        partition: Some(Duration::from_millis(800)),
+        hold: Some(Duration::from_millis(800)),
+        messages: Some(MessageFaults {
+            lost: 0.1,
+            late: 0.2,
+            twice: 0.2,
+        }),
+        parted: &[Role::Adjudicator],
+        max_down: 1,
+        ..Faults::default()
+    };
+}
+
+fn across_takeovers(plan: &mut Plan) {
+    across(plan);
+    plan.faults = Faults {
+        crash: Some(Duration::from_millis(800)),
+        max_down: 1,
+        stopped: &[Role::Adjudicator],
+        ..Faults::default()
+    };
 }
 
 fn power_losses(plan: &mut Plan) {

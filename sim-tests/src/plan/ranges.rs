@@ -1,5 +1,7 @@
 //! Which ranges the keys are divided into.
 
+use std::collections::BTreeSet;
+
 use meridian_types::{Key, NodeName, RangeMap, candidates};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -24,14 +26,13 @@ impl Ranges {
 
     /// What the seed chooses: one range, ranges that each hold whole workloads, or some that go right through workloads.
     pub(super) fn new(rng: &mut StdRng, clients: &Clients, keys: usize) -> Self {
-        let count = *pick(rng, &[1, 1, 1, 2, 2, 3, 4, Self::MOST]);
-        let mut splits = borders();
-        if MAY_CROSS && rng.random_bool(0.8) {
-            // Borders of workloads among them, but few: what crosses is what matters.
-            splits.shuffle(rng);
-            splits.truncate(2);
-            splits.extend(clients.kinds().flat_map(|kind| inner(kind, keys)));
-        }
+        let count = *pick(rng, &[1, 1, 2, 2, 3, 4, 5, Self::MOST]);
+        let splits = match MAY_CROSS && rng.random_bool(0.75) {
+            true => clients.kinds().flat_map(|kind| inner(kind, keys)).collect(),
+            false => borders(),
+        };
+        // Each begins a range.
+        let mut splits: Vec<String> = BTreeSet::from_iter(splits).into_iter().collect();
         splits.shuffle(rng);
         splits.truncate(count - 1);
         let preferred = splits
@@ -40,6 +41,18 @@ impl Ranges {
         let preferred = preferred.chain([None]).collect();
         splits.sort();
         Self { splits, preferred }
+    }
+
+    /// As many as there may be, all of them right through what these clients do.
+    pub fn crossing(clients: &Clients, keys: usize) -> Self {
+        let splits = clients.kinds().flat_map(|kind| inner(kind, keys));
+        let splits: BTreeSet<String> = splits.collect();
+        let splits: Vec<String> = splits.into_iter().take(Self::MOST - 1).collect();
+        let regions = Region::ACTIVE.into_iter().cycle().map(Some);
+        Self {
+            preferred: regions.take(splits.len() + 1).collect(),
+            splits,
+        }
     }
 
     /// How many there are.
@@ -63,7 +76,7 @@ impl Ranges {
 }
 
 /// Whether a transaction may write in several ranges: then owners need promises of one another before they close.
-pub const MAY_CROSS: bool = false;
+pub const MAY_CROSS: bool = true;
 
 /// Where the keys of workloads begin.
 fn borders() -> Vec<String> {
@@ -109,6 +122,6 @@ mod tests {
             seen.contains(&2) && seen.contains(&4) && seen.last() >= Some(&6),
             "{seen:?}"
         );
-        assert!(counts.iter().filter(|count| **count == 1).count() > 40);
+        assert!(counts.iter().filter(|count| **count == 1).count() > 30);
     }
 }

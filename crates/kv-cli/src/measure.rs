@@ -17,8 +17,8 @@ use crate::shell::remark;
 
 /// Keys per range that are written and read.
 const KEYS: u64 = 500;
-/// How often the writer writes beneath which reads are measured.
-const WRITE_INTERVAL: Duration = Duration::from_millis(5);
+/// How often those write, or read, beneath whom the others are measured.
+const INTERVAL: Duration = Duration::from_millis(5);
 /// Between two operations: a client that asks without a pause measures how busy the machine is.
 const PAUSE: Duration = Duration::from_millis(2);
 /// What runs before each measurement and is not counted: connections, leases, and leads that settle.
@@ -45,12 +45,29 @@ enum Kind {
     Read,
     /// While a client of each region writes to the range.
     ReadUnderWrites,
+    /// While nobody reads the range: its commits need not land ahead of the present.
     Commit,
+    /// While a client of each region reads the range.
+    CommitUnderReads,
+}
+
+impl Kind {
+    fn is_commit(self) -> bool {
+        matches!(self, Self::Commit | Self::CommitUnderReads)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::ReadUnderWrites => "read under writes",
+            Self::Commit => "commit",
+            Self::CommitUnderReads => "commit under reads",
+        }
+    }
 }
 
 /// One row of the table to be.
 struct Cell {
-    name: String,
     from: String,
     home: String,
     kind: Kind,
@@ -76,7 +93,12 @@ pub async fn measure(
     let floors = floors(client, &regions).await;
     let mut rows = Vec::new();
     for cell in cells(&regions, &places) {
-        remark(&format!("{} from {} in {}", cell.name, cell.from, cell.home));
+        remark(&format!(
+            "{} from {} in {}",
+            cell.kind.name(),
+            cell.from,
+            cell.home
+        ));
         let result = run(clients, &cell, time).await;
         let lead = lead(client, &cell).await;
         rows.push(row(&cell, result, lead, floors.as_ref()));
@@ -89,8 +111,7 @@ pub async fn measure(
         "p50 ms",
         "p99 ms",
         "floor ms",
-        "with lead",
-        "lead now",
+        "lead ms",
     ];
     Ok(printer.columns(None, &columns, &rows)?)
 }
@@ -135,31 +156,30 @@ async fn floors(client: &Client, regions: &[String]) -> Option<Floors> {
 }
 
 fn cells(regions: &[String], places: &[Place]) -> Vec<Cell> {
-    let kinds = [
-        ("read", Kind::Read),
-        ("read under writes", Kind::ReadUnderWrites),
-        ("commit", Kind::Commit),
-    ];
     let mut cells = Vec::new();
-    for (name, kind) in kinds {
-        for place in places {
-            cells.extend(regions.iter().map(|from| Cell {
-                name: name.to_owned(),
-                from: from.clone(),
-                home: place.region.clone(),
-                kind,
-                places: vec![place.clone()],
-            }));
-        }
-    }
-    if let [first, second, ..] = places {
+    let mut add = |kind: Kind, places: &[Place]| {
+        let homes: Vec<&str> = places.iter().map(|place| place.region.as_str()).collect();
         cells.extend(regions.iter().map(|from| Cell {
-            name: "commit across".to_owned(),
             from: from.clone(),
-            home: format!("{} and {}", first.region, second.region),
-            kind: Kind::Commit,
-            places: vec![first.clone(), second.clone()],
+            home: homes.join(" and "),
+            kind,
+            places: places.to_vec(),
         }));
+    };
+    let both = places.get(..2);
+    // Commits among themselves come first: the lead of a range that was read lasts for a while.
+    for kind in [
+        Kind::Commit,
+        Kind::Read,
+        Kind::ReadUnderWrites,
+        Kind::CommitUnderReads,
+    ] {
+        for place in places {
+            add(kind, std::slice::from_ref(place));
+        }
+        if let Some(both) = both.filter(|_| kind.is_commit()) {
+            add(kind, both);
+        }
     }
     cells
 }
@@ -172,15 +192,18 @@ async fn run(
     let Some(client) = clients.get(&cell.from) else {
         return Ok(Vec::new());
     };
-    let writers: Vec<_> = match cell.kind {
-        Kind::ReadUnderWrites => clients
-            .values()
-            .map(|client| tokio::spawn(write(client.clone(), cell.places.clone())))
+    let others = clients.values().cloned();
+    let others: Vec<_> = match cell.kind {
+        Kind::ReadUnderWrites => others
+            .map(|client| tokio::spawn(write(client, cell.places.clone())))
+            .collect(),
+        Kind::CommitUnderReads => others
+            .map(|client| tokio::spawn(read(client, cell.places.clone())))
             .collect(),
         Kind::Read | Kind::Commit => Vec::new(),
     };
     let measured = repeat(client, cell, time).await;
-    writers.iter().for_each(tokio::task::JoinHandle::abort);
+    others.iter().for_each(tokio::task::JoinHandle::abort);
     measured
 }
 
@@ -192,10 +215,10 @@ async fn repeat(client: &Client, cell: &Cell, time: Duration) -> Result<Vec<Dura
     while Instant::now() < end {
         number += 1;
         let began = Instant::now();
-        match (cell.kind, cell.places.first()) {
-            (Kind::Commit, _) => put(client, &cell.places, number).await?,
-            (_, Some(place)) => drop(client.get(place.key(number)).await?),
-            (_, None) => break,
+        match cell.places.first() {
+            _ if cell.kind.is_commit() => put(client, &cell.places, number).await?,
+            Some(place) => drop(client.get(place.key(number)).await?),
+            None => break,
         }
         if began >= warm {
             latencies.push(began.elapsed());
@@ -217,7 +240,17 @@ async fn put(client: &Client, places: &[Place], number: u64) -> Result<(), Error
 async fn write(client: Client, places: Vec<Place>) {
     for number in 0.. {
         let _ = put(&client, &places, number).await;
-        tokio::time::sleep(WRITE_INTERVAL).await;
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Reads until it is aborted.
+async fn read(client: Client, places: Vec<Place>) {
+    for number in 0.. {
+        for place in &places {
+            let _ = client.get(place.key(number)).await;
+        }
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
@@ -227,7 +260,7 @@ fn row(
     lead: Option<Duration>,
     floors: Option<&Floors>,
 ) -> Vec<String> {
-    let mut row = vec![cell.name.clone(), cell.from.clone(), cell.home.clone()];
+    let mut row = vec![cell.kind.name().to_owned(), cell.from.clone(), cell.home.clone()];
     match result {
         Ok(mut latencies) => {
             latencies.sort_unstable();
@@ -236,21 +269,21 @@ fn row(
         }
         Err(error) => row.extend([error.to_string(), "-".to_owned(), "-".to_owned()]),
     }
-    let floor = |with_lead: bool| {
-        let floors = floors?;
-        let from = &cell.from;
-        Some(match (cell.kind, cell.places.as_slice()) {
-            (Kind::Commit, [first, second, ..]) => {
-                floors.commit_across(from, &first.region, &second.region, with_lead)
-            }
-            (Kind::Commit, [place]) => floors.commit(from, &place.region, with_lead),
-            (_, [place, ..]) => floors.read(from, &place.region, with_lead),
-            (_, []) => return None,
-        })
-    };
-    let shown = |floor: Option<Duration>| floor.map_or_else(|| "-".to_owned(), millis);
-    row.push(shown(floor(false)));
-    row.push(shown(floor(true)));
+    let floor = floors.and_then(|floors| floor(cell, floors));
+    let shown = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), millis);
+    row.push(shown(floor));
     row.push(shown(lead));
     row
+}
+
+/// What the delays alone make of it. Where somebody reads, commits land ahead so that reads need not wait.
+fn floor(cell: &Cell, floors: &Floors) -> Option<Duration> {
+    let from = &cell.from;
+    let has_lead = cell.kind != Kind::Commit;
+    Some(match cell.places.as_slice() {
+        [first, second, ..] => floors.commit_across(from, &first.region, &second.region, has_lead),
+        [place] if cell.kind.is_commit() => floors.commit(from, &place.region, has_lead),
+        [place] => floors.read(from, &place.region, has_lead),
+        [] => return None,
+    })
 }

@@ -4,5 +4,6 @@
 mod command;
 mod embedded;
 mod init;
+mod past;
 mod process;
 mod regions;

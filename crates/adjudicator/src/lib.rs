@@ -115,6 +115,7 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
         links.spawn(link::run(ctx.clone(), registry.clone(), replica, stop.clone()));
     }
     let mut streams = JoinSet::new();
+    streams.spawn(meta::open_if_unknown(ctx.clone(), registry.clone()));
     let mut map = ctx.map.clone();
     let mut failed = None;
     while failed.is_none() {

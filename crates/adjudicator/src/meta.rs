@@ -1,14 +1,25 @@
 //! Changing the range map, as an RPC.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use meridian_rpc::error::KvError;
 use meridian_rpc::internal::change_request::Change as Wanted;
 use meridian_rpc::internal::meta_server::Meta;
-use meridian_rpc::internal::{ChangeRequest, ChangeResponse};
+use meridian_rpc::internal::{ChangeRequest, ChangeResponse, StateResponse, StreamState};
 use meridian_types::{ChangeRefused, Key, Lsn, NodeName, RangeId, RangeMap, StreamId, Timestamp, limits};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
+use crate::context::Context;
+use crate::journals;
+use crate::registry::Registry;
 use crate::request::Control;
 use crate::service::AdjudicatorService;
+
+/// How long to wait for the slower journal nodes once a majority answered.
+const GRACE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A change of the range map.
 #[derive(Clone, Debug)]
@@ -50,6 +61,42 @@ impl Change {
             )),
             None => Err(KvError::invalid("no change of the range map is named")),
         }
+    }
+}
+
+/// After a restart of the whole cluster no journal node knows how much of its logs is committed before an owner tells, and nobody asks for
+/// the owner of the meta stream: without this the nodes would go by the configured map. A stream that was never used stays so.
+pub(crate) async fn open_if_unknown(ctx: Arc<Context>, registry: Arc<Registry>) {
+    let shutdown = ctx.shutdown.clone();
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = open(&ctx, &registry) => {}
+    }
+}
+
+async fn open(ctx: &Context, registry: &Registry) {
+    loop {
+        let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, StreamId::META));
+        let answers = journals::gather(calls.collect(), ctx.quorum(), GRACE).await;
+        let answers: Vec<StateResponse> = answers.into_iter().flatten().collect();
+        if answers.len() >= ctx.quorum() {
+            let mut states = answers.iter().flat_map(|answer| &answer.streams);
+            let is_unknown =
+                |state: &StreamState| state.last.is_some_and(|last| last.lsn > state.committed_lsn);
+            if !states.any(is_unknown) {
+                return;
+            }
+            if let Some(handle) = registry.stream(StreamId::META) {
+                // Whoever owns it is told of by now, or this node takes over.
+                let (reply, answer) = oneshot::channel();
+                let asked = handle.control.try_send(Control::Locate(reply)).is_ok();
+                if asked && answer.await.is_ok_and(|located| !located.owner.is_empty()) {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use meridian_rpc::KvError;
 use meridian_rpc::v1::admin_client::AdminClient;
+use meridian_rpc::v1::change_ranges_request::Change as RangeChange;
 use meridian_rpc::v1::faults_client::FaultsClient;
-use meridian_rpc::v1::{ClusterStatusRequest, ClusterStatusResponse, FaultReport, FaultRequest};
+use meridian_rpc::v1::{
+    ChangeRangesRequest, ClusterStatusRequest, ClusterStatusResponse, FaultReport, FaultRequest,
+};
 use meridian_types::{CommitToken, Key, KeyRange, Timestamp, limits};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -295,6 +298,20 @@ impl Client {
             admin.cluster_status(ClusterStatusRequest {}).await
         })
         .await
+    }
+
+    /// Changes the key ranges: another owner, a split, a merge. Returns the version of the range map that says so; it takes effect
+    /// right after.
+    ///
+    /// # Errors
+    /// `Invalid` when it cannot be done. `Unavailable` when nobody has confirmed it: then it may have been done or not.
+    pub async fn change_ranges(&self, change: RangeChange) -> Result<u64> {
+        let request = ChangeRangesRequest { change: Some(change) };
+        let request = &request;
+        let answer = self.ask_in_turn("the ranges to be changed", async |transport| {
+            AdminClient::new(transport).change_ranges(request.clone()).await
+        });
+        Ok(answer.await?.version)
     }
 
     /// Does something to a cluster that runs in one process, for tests and demonstrations: cuts links, kills nodes; `action` and

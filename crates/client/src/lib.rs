@@ -67,4 +67,6 @@ pub use txn::{Snapshot, Txn, Versioned};
 pub use meridian_rpc::KvError;
 /// The messages of `cluster_status`.
 pub use meridian_rpc::v1 as proto;
+/// What `change_ranges` can do.
+pub use meridian_rpc::v1::change_ranges_request::Change as RangeChange;
 pub use meridian_types::{CommitToken, Key, KeyRange, Timestamp, TxnId};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use meridian_client::Key;
+use meridian_client::{Key, RangeChange};
 
 use crate::command::{self, Command, Scan};
 use crate::failure::Failure;
@@ -120,6 +120,23 @@ pub enum Action {
     ///
     /// What is sent over a link that is cut does not arrive until it is healed; links of clients are never cut.
     Fault(Fault),
+    /// Give a range to another adjudicator.
+    Move {
+        /// The range, as `ranges` names it.
+        range: String,
+        /// The adjudicator.
+        node: String,
+    },
+    /// Split the range that holds a key: a new one begins with it.
+    Split {
+        /// The first key of the second part.
+        key: OsString,
+    },
+    /// Make one range of the one that begins with a key and the one before it.
+    Merge {
+        /// The first key of the second part.
+        key: OsString,
+    },
     /// What became of a transaction. One that has not committed by now never will.
     Outcome {
         /// The token, as an error or a commit showed it: TXN:START:HOME.
@@ -292,6 +309,9 @@ impl Action {
                 action: fault.action.name().to_owned(),
                 target: fault.target.clone(),
             }],
+            Self::Move { range, node } => vec![command::move_range(range, node.clone())?],
+            Self::Split { key: at } => vec![Command::ChangeRanges(RangeChange::Split(key(at)?.0))],
+            Self::Merge { key: at } => vec![Command::ChangeRanges(RangeChange::Merge(key(at)?.0))],
             Self::Dev(_) | Self::Shell | Self::Import(_) | Self::Export(_) | Self::Bench(_) => {
                 return Ok(None);
             }

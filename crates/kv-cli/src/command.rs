@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use meridian_client::{CommitToken, Key, KeyRange};
+use meridian_client::proto::RangeMove;
+use meridian_client::{CommitToken, Key, KeyRange, RangeChange};
 
 use crate::args::seconds;
 use crate::failure::Failure;
@@ -71,6 +72,8 @@ pub enum Command {
     },
     /// Measure from every region, each part for so long.
     Bench(Duration),
+    /// Change them.
+    ChangeRanges(RangeChange),
     /// How to use the shell.
     Help,
     /// Leave the shell.
@@ -108,6 +111,8 @@ region [NAME]                      read and write in another region; without a n
 fault [cut|heal REGION|A-B|A>B] [kill|restart REGION|NODE]
                                    of a cluster of dev: break and mend it; alone: how it is
 bench [SECONDS]                    what reads and commits take, by region and by where the range is adjudicated
+move RANGE NODE                    give a range to another adjudicator
+split KEY | merge KEY              let a range begin with a key, or no more
 help | exit
 
 Outside of a transaction each command is one by itself. Keys and values: bare words, 'literal', or
@@ -125,6 +130,8 @@ pub const NAMES: &[&str] = &[
     "fault",
     "get",
     "help",
+    "merge",
+    "move",
     "outcome",
     "put",
     "ranges",
@@ -132,6 +139,7 @@ pub const NAMES: &[&str] = &[
     "rollback",
     "savepoint",
     "scan",
+    "split",
     "status",
 ];
 
@@ -191,6 +199,9 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
             let time = time.map_or(Ok(BENCH_TIME), |text| seconds(&text));
             Command::Bench(time.map_err(Failure::usage)?)
         }
+        Some("move") => move_range(&rest.text("a range")?, rest.text("an adjudicator")?)?,
+        Some("split") => Command::ChangeRanges(RangeChange::Split(rest.key()?.0)),
+        Some("merge") => Command::ChangeRanges(RangeChange::Merge(rest.key()?.0)),
         Some("help") => Command::Help,
         Some("exit" | "quit") => Command::Exit,
         _ => {
@@ -357,4 +368,16 @@ impl<'a> Rest<'a> {
         self.words = rest;
         Some(word.bytes.as_slice().into())
     }
+}
+
+/// `move r3 adjudicator-b`: with or without the `r`.
+pub fn move_range(range: &str, node: String) -> Result<Command, Failure> {
+    let number = range.strip_prefix('r').unwrap_or(range);
+    let range = number
+        .parse()
+        .map_err(|_| Failure::usage(format!("{range} is no range: they are called r1, r2 and so on")))?;
+    Ok(Command::ChangeRanges(RangeChange::Move(RangeMove {
+        range,
+        node,
+    })))
 }

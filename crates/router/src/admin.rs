@@ -1,4 +1,4 @@
-//! The status of the whole cluster, gathered from every node.
+//! The status of the whole cluster, gathered from every node; and changes of its ranges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,14 @@ use futures::{StreamExt, stream};
 use meridian_rpc::KvError;
 use meridian_rpc::v1::admin_server::Admin;
 use meridian_rpc::v1::node_client::NodeClient;
-use meridian_rpc::v1::{ClusterStatusRequest, ClusterStatusResponse, NodeStatus, NodeStatusRequest};
+use meridian_rpc::v1::{
+    ChangeRangesRequest, ChangeRangesResponse, ClusterStatusRequest, ClusterStatusResponse, NodeStatus,
+    NodeStatusRequest,
+};
 use tonic::{Request, Response, Status};
 
 use crate::NodeInfo;
+use crate::ranges;
 use crate::router::Router;
 use crate::status::Checked;
 
@@ -34,6 +38,14 @@ impl Admin for AdminService {
             .collect();
         let nodes = stream::iter(asked).buffered(CONCURRENCY).collect().await;
         Ok(Response::new(ClusterStatusResponse { nodes }))
+    }
+
+    async fn change_ranges(
+        &self,
+        request: Request<ChangeRangesRequest>,
+    ) -> Result<Response<ChangeRangesResponse>, Status> {
+        let version = ranges::change(&self.0, request.into_inner()).await?;
+        Ok(Response::new(ChangeRangesResponse { version }))
     }
 }
 

@@ -26,6 +26,7 @@ mod frames;
 mod head;
 mod peek;
 mod proxy;
+mod ranges;
 mod router;
 mod status;
 mod upload;

@@ -91,7 +91,10 @@ async fn read_payload(ctx: &Context, stream: StreamId, fence: &Fence, lsn: Lsn) 
 /// R19 is about the streams that the last owner voted for: those of the map version that its last `Opened` or `Lease` record names.
 /// An older map may not know them.
 async fn check_map(ctx: &Context, stream: StreamId, fence: &Fence, lease: Option<Lsn>) -> Result<(), Status> {
-    let Some(lsn) = lease else { return Ok(()) };
+    // The meta stream has no part in commits, and is where the map comes from.
+    let Some(lsn) = lease.filter(|_| stream != StreamId::META) else {
+        return Ok(());
+    };
     let payload = read_payload(ctx, stream, fence, lsn).await?;
     let record = LeaseRecord::decode(payload)
         .map_err(|error| Status::data_loss(format!("the lease in entry {lsn} cannot be read: {error}")))?;

@@ -14,13 +14,19 @@ use super::cluster::{Cluster, Txn};
 use super::real_journal::RealJournal;
 
 async fn cluster(adjudicators: &[&str]) -> (Cluster, RealJournal) {
+    let (cluster, journal) = cluster_without_news(adjudicators).await;
+    cluster.follow_map();
+    (cluster, journal)
+}
+
+/// Nobody is told of changes of the map.
+async fn cluster_without_news(adjudicators: &[&str]) -> (Cluster, RealJournal) {
     let names: Vec<NodeName> = ["j1", "j2", "j3"].map(NodeName::from).to_vec();
     let mut cluster = Cluster::bare(names.clone(), adjudicators, Config::default());
     let journal = RealJournal::start(&cluster, &names).await;
     for name in adjudicators {
         cluster.start_adjudicator(name).await;
     }
-    cluster.follow_map();
     (cluster, journal)
 }
 
@@ -75,7 +81,7 @@ async fn a_moved_range_is_served_by_its_new_owner_without_a_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn the_map_outlives_the_owner_of_its_stream() {
-    let (mut cluster, mut journal) = cluster(&["a1", "a2", "a3"]).await;
+    let (mut cluster, mut journal) = cluster_without_news(&["a1", "a2", "a3"]).await;
     assert_eq!(cluster.change("a1", move_to("a3")).await.version, 2);
     let elsewhere = cluster.change("a2", move_to("a2")).await;
     assert_eq!((elsewhere.not_owner, elsewhere.owner.as_str()), (true, "a1"));
@@ -90,6 +96,7 @@ async fn the_map_outlives_the_owner_of_its_stream() {
         changed = cluster.change("a2", move_to("a2")).await;
     }
     assert_eq!(changed.version, 3, "it goes on from the version in the log");
+    cluster.follow_map();
     cluster.until("told", |cluster| cluster.map().version == 3).await;
     let names: Vec<_> = cluster.map().entries[0]
         .candidates

@@ -158,4 +158,11 @@ impl Admin for FakeCluster {
     ) -> Result<Response<ClusterStatusResponse>, Status> {
         Ok(Response::new(status::sample()))
     }
+
+    async fn change_ranges(
+        &self,
+        _: Request<ChangeRangesRequest>,
+    ) -> Result<Response<ChangeRangesResponse>, Status> {
+        Err(only_sessions())
+    }
 }

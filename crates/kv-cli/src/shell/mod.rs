@@ -110,6 +110,10 @@ impl Shell {
                 let clients = self.regions.clients(&self.client).await?;
                 measure::measure(&clients, time, &mut self.printer).await
             }
+            Command::ChangeRanges(change) => {
+                let version = self.client.change_ranges(change).await?;
+                Ok(self.printer.number("version", version)?)
+            }
             Command::Help => Ok(self.printer.text(HELP)?),
             Command::Exit => Ok(()),
         };

@@ -6,4 +6,5 @@ mod embedded;
 mod init;
 mod past;
 mod process;
+mod ranges;
 mod regions;

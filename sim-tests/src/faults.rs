@@ -301,7 +301,8 @@ impl Faults {
             return hosts.into_iter().partition(|host| seen.insert(role(host)));
         }
         let first = *[1, 1, 2, hosts.len() / 2].choose(&mut self.rng).unwrap_or(&1);
-        let rest = hosts.split_off(first);
+        // One at least is left.
+        let rest = hosts.split_off(first.min(hosts.len().saturating_sub(1)));
         // From all others, or only from some of them.
         let second = match self.rng.random_bool(0.5) {
             true => rest.len(),

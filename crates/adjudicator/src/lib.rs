@@ -125,7 +125,7 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
                 streams.spawn(task);
             }
         }
-        for node in known.entries.iter().flat_map(|range| &range.candidates) {
+        for node in known.adjudicators() {
             if let Some(link) = ctx.exchange.link(&ctx, node, &stop) {
                 links.spawn(link);
             }

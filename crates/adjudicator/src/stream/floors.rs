@@ -28,7 +28,14 @@ impl Owner {
             .retain(|_, again| again.is_none_or(|again| at < again));
         let now = self.ctx.now();
         let lead = self.lead_now(now);
+        let map = self.ctx.map.borrow().clone();
         for (stream, floor) in self.adjudication.wanted_raises(now, lead) {
+            if let Some(retired) = map.reshaping.retired.get(&stream) {
+                // It was merged or split meanwhile, and commits nothing any more.
+                self.adjudication.on_raised(stream, Timestamp::MAX, retired.last);
+                self.cross.may_close = true;
+                continue;
+            }
             if self.cross.raising.contains_key(&stream) {
                 continue;
             }

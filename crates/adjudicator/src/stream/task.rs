@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use meridian_types::{RangeMap, StreamId};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
@@ -189,6 +189,15 @@ impl Task {
                 break;
             };
             self.on_peer(message);
+        }
+        for _ in 0..MAX_TAKEN {
+            let Role::Owner(owner) = &mut self.role else {
+                break;
+            };
+            let Some(Some(done)) = owner.background.next().now_or_never() else {
+                break;
+            };
+            self.on_background(done);
         }
         for _ in 0..MAX_TAKEN {
             if !self.takes_decides() {

@@ -109,10 +109,12 @@ pub(super) struct Replays {
     state: Arc<Mutex<State>>,
 }
 
+/// When each is due, in nanoseconds since the epoch, and what it is.
+type Due = Vec<(u64, Item)>;
+
 #[derive(Default)]
 struct State {
-    /// In nanoseconds since the epoch.
-    due: BTreeMap<(Arc<str>, Stream), Vec<(u64, Item)>>,
+    due: BTreeMap<(Arc<str>, Stream), Due>,
     made: u64,
 }
 

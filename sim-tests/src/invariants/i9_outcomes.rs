@@ -72,15 +72,17 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
     violations
 }
 
-/// For each transaction with a committed `Barred` record, the event from which that is known.
+/// For each transaction with a committed `Barred` record, the event from which that is known: of the first, when several
+/// streams have barred it.
 fn bars(log: &Log<'_>) -> BTreeMap<TxnId, usize> {
-    let mut bars = BTreeMap::new();
+    let mut bars: BTreeMap<TxnId, usize> = BTreeMap::new();
     for stream in log.streams.values() {
         for entry in stream.committed.values() {
             let records = stream.records.get(&entry.at).into_iter().flatten();
             for event in records.filter_map(|index| log.event(*index)) {
                 if let Event::Barred { txn, .. } = event {
-                    bars.entry(*txn).or_insert(entry.index);
+                    let first = bars.entry(*txn).or_insert(entry.index);
+                    *first = entry.index.min(*first);
                 }
             }
         }
@@ -200,6 +202,19 @@ mod tests {
             ("q-2", told(1, Outcome::Committed(Timestamp(10)))),
         ];
         assert_eq!(history(elsewhere), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_of_several_bars_counts() {
+        let events = [
+            ("a-3", in_stream(2, opening(1, 1, (0, 0), 0))),
+            ("a-3", in_stream(2, barred(1, 2, 2))),
+            ("a-3", in_stream(2, counted(1, 1, 2))),
+            ("q-1", told(2, Outcome::Aborted)),
+            ("a-2", barred(2, 4, 2)),
+            ("a-2", counted(2, 2, 4)),
+        ];
+        assert_eq!(history(events), [""; 0]);
     }
 
     #[test]

@@ -112,9 +112,14 @@ fn late() -> Status {
     Status::deadline_exceeded("the journal node did not answer in time")
 }
 
-/// Waits for all calls, but no longer than `grace` once `enough` of them were answered. The answers are in the
-/// order of the calls.
-pub(crate) async fn gather<T, F>(calls: Vec<F>, enough: usize, grace: Duration) -> Vec<Option<T>>
+/// Waits for all calls, but no longer than `grace` once `enough` of them were answered with what counts. The answers
+/// are in the order of the calls.
+pub(crate) async fn gather<T, F>(
+    calls: Vec<F>,
+    counts: impl Fn(&T) -> bool,
+    enough: usize,
+    grace: Duration,
+) -> Vec<Option<T>>
 where
     F: Future<Output = Option<T>>,
 {
@@ -133,12 +138,35 @@ where
         let Some((index, answer)) = next else {
             return answers;
         };
-        answered += usize::from(answer.is_some());
+        answered += usize::from(answer.as_ref().is_some_and(&counts));
         if let Some(slot) = answers.get_mut(index) {
             *slot = answer;
         }
         if answered >= enough && until.is_none() {
             until = Some(Instant::now() + grace);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::gather;
+
+    /// One that is near and counts, one that is near and does not, one that is far and counts.
+    async fn gathered(counts: impl Fn(&u32) -> bool) -> Vec<Option<u32>> {
+        let call = |(delay, answer)| async move {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            Some(answer)
+        };
+        let calls = [(1, 1), (2, 0), (120, 3)].map(call);
+        gather(calls.into(), counts, 2, Duration::from_millis(50)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_counts_ends_the_waiting() {
+        assert_eq!(gathered(|_| true).await, [Some(1), Some(0), None]);
+        assert_eq!(gathered(|answer| *answer > 0).await, [Some(1), Some(0), Some(3)]);
     }
 }

@@ -78,8 +78,10 @@ pub(crate) async fn open_if_unknown(ctx: Arc<Context>, registry: Arc<Registry>) 
 async fn open(ctx: &Context, registry: &Registry) {
     loop {
         let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, StreamId::META));
-        let answers = journals::gather(calls.collect(), ctx.quorum(), GRACE).await;
-        let answers: Vec<StateResponse> = answers.into_iter().flatten().collect();
+        // A node that is being rebuilt does not know whether the stream was used.
+        let knows = |answer: &StateResponse| !answer.rejoining;
+        let answers = journals::gather(calls.collect(), knows, ctx.quorum(), GRACE).await;
+        let answers: Vec<StateResponse> = answers.into_iter().flatten().filter(knows).collect();
         if answers.len() >= ctx.quorum() {
             let mut states = answers.iter().flat_map(|answer| &answer.streams);
             let is_unknown =

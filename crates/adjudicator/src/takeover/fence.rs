@@ -40,7 +40,9 @@ pub(super) async fn win(
         Some(_) => ctx.config.call_timeout(),
         None => GRACE,
     };
-    let answers = journals::gather(calls.collect(), ctx.quorum(), grace).await;
+    // A node that is being rebuilt promises nothing: beside it a majority has to answer.
+    let votes = |answer: &FenceResponse| !answer.rejoining;
+    let answers = journals::gather(calls.collect(), votes, ctx.quorum(), grace).await;
     for (replica, answer) in answers.iter().enumerate() {
         if let Some(answer) = answer {
             note(&mut round, replica, answer);
@@ -74,7 +76,7 @@ fn note(round: &mut FenceRound, replica: usize, answer: &FenceResponse) {
 /// Asks the replicas that answered whether they still keep the promise, on the same disk.
 async fn confirm(ctx: &Context, stream: StreamId, round: &mut FenceRound, open: Vec<usize>) {
     let calls = open.iter().map(|replica| journals::state(ctx, *replica, stream));
-    let answers = journals::gather(calls.collect(), open.len(), GRACE).await;
+    let answers = journals::gather(calls.collect(), |_| true, open.len(), GRACE).await;
     for (replica, answer) in open.iter().zip(answers) {
         let Some(answer) = answer else { continue };
         let promised = answer

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meridian_protocol::takeover::{OwnerView, is_owner_gone};
 use meridian_rpc::internal::adjudicator_client::AdjudicatorClient;
-use meridian_rpc::internal::{LocateRequest, StreamState};
+use meridian_rpc::internal::{LocateRequest, StateResponse, StreamState};
 use meridian_types::{DiskId, Epoch, NodeName, Position, StreamId, Timestamp};
 
 use crate::context::Context;
@@ -36,7 +36,9 @@ impl Survey {
 
     async fn take_within(ctx: &Context, stream: StreamId, grace: Duration) -> Option<Self> {
         let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, stream));
-        let answers = journals::gather(calls.collect(), ctx.quorum(), grace).await;
+        // A node that is being rebuilt holds no promise: beside it a majority has to answer.
+        let votes = |answer: &StateResponse| !answer.rejoining;
+        let answers = journals::gather(calls.collect(), votes, ctx.quorum(), grace).await;
         let mut views = BTreeMap::new();
         let mut rejoining = None;
         for (replica, answer) in answers.into_iter().enumerate() {

@@ -22,6 +22,9 @@ pub use ranges::{MAY_CROSS, Ranges};
 pub use regions::{Distances, Region, Regions};
 pub use shape::Shape;
 
+/// The least memory for recent writes where transactions take long because regions are far apart.
+const LEAST_RECENT_BYTES_FAR: usize = 64 << 10;
+
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -130,6 +133,8 @@ impl Plan {
         // At least four round trips to a quorum.
         let shortest = distances.round_trip().as_millis() * 4;
         self.lease_ms = self.lease_ms.max(u64::try_from(shortest).unwrap_or(u64::MAX));
+        // Memory for a dozen writes would refuse whoever takes a few round trips, for ever: others write all the time.
+        self.recent_bytes = self.recent_bytes.max(LEAST_RECENT_BYTES_FAR);
         for host in &mut self.clients.hosts {
             host.move_to(*pick(rng, &Region::ACTIVE), rng);
         }

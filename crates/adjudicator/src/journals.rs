@@ -112,6 +112,17 @@ fn late() -> Status {
     Status::deadline_exceeded("the journal node did not answer in time")
 }
 
+/// How long to wait for the slower nodes once a majority answered.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
+
+/// What the journal nodes know of a stream, no longer than `grace` after a majority has answered. A node that is being rebuilt
+/// holds no promise and does not know what was in the stream: beside it a majority has to answer.
+pub(crate) async fn states(ctx: &Context, stream: StreamId, grace: Duration) -> Vec<Option<StateResponse>> {
+    let calls = (0..ctx.journals.len()).map(|replica| state(ctx, replica, stream));
+    let counts = |answer: &StateResponse| !answer.rejoining;
+    gather(calls.collect(), counts, ctx.quorum(), grace).await
+}
+
 /// Waits for all calls, but no longer than `grace` once `enough` of them were answered with what counts. The answers
 /// are in the order of the calls.
 pub(crate) async fn gather<T, F>(

@@ -12,13 +12,11 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
-use crate::journals;
+use crate::journals::{self, GRACE};
 use crate::registry::Registry;
 use crate::request::Control;
 use crate::service::AdjudicatorService;
 
-/// How long to wait for the slower journal nodes once a majority answered.
-const GRACE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A change of the range map.
@@ -77,11 +75,11 @@ pub(crate) async fn open_if_unknown(ctx: Arc<Context>, registry: Arc<Registry>) 
 
 async fn open(ctx: &Context, registry: &Registry) {
     loop {
-        let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, StreamId::META));
-        // A node that is being rebuilt does not know whether the stream was used.
-        let knows = |answer: &StateResponse| !answer.rejoining;
-        let answers = journals::gather(calls.collect(), knows, ctx.quorum(), GRACE).await;
-        let answers: Vec<StateResponse> = answers.into_iter().flatten().filter(knows).collect();
+        let answers = journals::states(ctx, StreamId::META, GRACE)
+            .await
+            .into_iter()
+            .flatten();
+        let answers: Vec<StateResponse> = answers.filter(|answer| !answer.rejoining).collect();
         if answers.len() >= ctx.quorum() {
             let mut states = answers.iter().flat_map(|answer| &answer.streams);
             let is_unknown =

@@ -1,17 +1,13 @@
 //! Fencing a majority (section 7).
 
-use std::time::Duration;
-
 use meridian_protocol::fencing::FenceAnswer;
 use meridian_protocol::takeover::{FenceOutcome, FenceRound, Fenced, recovered_floor};
 use meridian_rpc::internal::FenceResponse;
 use meridian_types::{DiskId, Epoch, Lsn, Position, StreamId, Timestamp};
 
 use crate::context::Context;
-use crate::journals;
+use crate::journals::{self, GRACE};
 
-/// How long to wait for the slower nodes once a majority answered: with all answers nothing has to be confirmed.
-const GRACE: Duration = Duration::from_millis(50);
 /// Confirmations after which a round is given up. One is enough unless disks are being lost right now.
 const MAX_CONFIRMS: usize = 3;
 

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use meridian_protocol::takeover::{OwnerView, is_owner_gone};
 use meridian_rpc::internal::adjudicator_client::AdjudicatorClient;
-use meridian_rpc::internal::{LocateRequest, StateResponse, StreamState};
+use meridian_rpc::internal::{LocateRequest, StreamState};
 use meridian_types::{DiskId, Epoch, NodeName, Position, StreamId, Timestamp};
 
 use crate::context::Context;
-use crate::journals;
+use crate::journals::{self, GRACE};
 use crate::request::KnownOwner;
-
-/// How long to wait for the slower nodes once a majority answered.
-const GRACE: Duration = Duration::from_millis(50);
 
 /// The answers of at least a majority.
 pub(super) struct Survey {
@@ -35,10 +32,7 @@ impl Survey {
     }
 
     async fn take_within(ctx: &Context, stream: StreamId, grace: Duration) -> Option<Self> {
-        let calls = (0..ctx.journals.len()).map(|replica| journals::state(ctx, replica, stream));
-        // A node that is being rebuilt holds no promise: beside it a majority has to answer.
-        let votes = |answer: &StateResponse| !answer.rejoining;
-        let answers = journals::gather(calls.collect(), votes, ctx.quorum(), grace).await;
+        let answers = journals::states(ctx, stream, grace).await;
         let mut views = BTreeMap::new();
         let mut rejoining = None;
         for (replica, answer) in answers.into_iter().enumerate() {

@@ -43,18 +43,11 @@ impl Run {
     async fn fault(&mut self) {
         let journal = self.rng.random_range(0..3);
         let name = *NAMES.choose(&mut self.rng).unwrap();
-        match self.rng.random_range(0..9) {
-            0 => self.cluster.journals[journal].hold(name),
-            1 | 2 => self.cluster.journals.iter().for_each(|journal| journal.let_go()),
-            3 if self.down.is_none() => {
-                self.cluster.journals[journal].kill();
-                self.down = Some(journal);
-            }
-            4 => {
-                if let Some(journal) = self.down.take() {
-                    self.cluster.journals[journal].restart();
-                }
-            }
+        let fault = self.rng.random_range(0..9);
+        if self.cluster.journal_fault(fault, journal, name, &mut self.down) {
+            return;
+        }
+        match fault {
             5 => {
                 self.cluster.kill(name).await;
                 self.cluster.start_adjudicator(name).await;

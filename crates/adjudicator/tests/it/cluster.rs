@@ -187,6 +187,26 @@ impl Cluster {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
+    /// What may happen to the journal in a run of random faults, by a number below 5: a node holds up what `name` sends, all are let go, one
+    /// dies unless one is `down`, or that one comes back. Whether anything was to happen.
+    pub fn journal_fault(&self, fault: u32, journal: usize, name: &str, down: &mut Option<usize>) -> bool {
+        match fault {
+            0 => self.journals[journal].hold(name),
+            1 | 2 => self.journals.iter().for_each(|journal| journal.let_go()),
+            3 if down.is_none() => {
+                self.journals[journal].kill();
+                *down = Some(journal);
+            }
+            4 => {
+                if let Some(journal) = down.take() {
+                    self.journals[journal].restart();
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// kill -9: no handover, and its connections break.
     pub async fn kill(&mut self, name: &str) {
         let adjudicator = self.adjudicators.remove(name).unwrap();

@@ -68,7 +68,9 @@ impl Processor {
             .await;
         match (ended, course.open()) {
             (Err(error), Some(attempt)) if error.is_definite() => {
-                self.give_up(&prepared.token(), attempt, error, deadline).await
+                // The error promises that it never commits.
+                let ended = self.give_up(&prepared.token(), attempt, deadline).await?;
+                ended.ok_or(error)
             }
             (ended, _) => ended,
         }
@@ -160,29 +162,24 @@ impl Processor {
         course: &mut Course,
         times: Times,
     ) -> KvResult<Option<Timestamp>> {
-        let ended = match course.open() {
-            Some(attempt) => self.resolve(token, attempt, times.deadline).await,
-            None => Verdict::NotDecided,
-        };
+        let open = course.open();
         course.close();
-        match ended {
-            Verdict::Committed(commit) => Ok(Some(commit)),
-            Verdict::NotDecided => Ok(None),
-            _ => Err(KvError::OutcomeUnknown { token: *token }),
+        match open {
+            Some(attempt) => self.give_up(token, attempt, times.deadline).await,
+            None => Ok(None),
         }
     }
 
-    /// Has the owner give an attempt up before the client is told `error`, which promises that it never commits.
+    /// Has the owner give an attempt up, so that it surely never commits. The commit, if that is what became of it.
     async fn give_up(
         &self,
         token: &CommitToken,
         attempt: Attempt,
-        error: KvError,
         deadline: Instant,
-    ) -> KvResult<Timestamp> {
+    ) -> KvResult<Option<Timestamp>> {
         match self.resolve(token, attempt, deadline).await {
-            Verdict::Committed(commit) => Ok(commit),
-            Verdict::NotDecided => Err(error),
+            Verdict::Committed(commit) => Ok(Some(commit)),
+            Verdict::NotDecided => Ok(None),
             _ => Err(KvError::OutcomeUnknown { token: *token }),
         }
     }

@@ -1,4 +1,5 @@
-//! Where the built binaries are. They are built once, with the profile of the running test.
+//! Where the built binaries are. They are built once, with the profile of the running test; unless `MERIDIAN_BINARIES` names a
+//! directory that holds them, to try those of another build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,9 @@ pub fn kv_cli() -> PathBuf {
 fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("MERIDIAN_BINARIES") {
+            return given.into();
+        }
         let test = std::env::current_exe().expect("the path of the running test");
         let directory = test
             .parent()

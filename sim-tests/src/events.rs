@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_protocol::closing::Closure;
-use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, StreamId, Timestamp, TxnId};
+use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeMap, StreamId, Timestamp, TxnId};
 
 pub use fields::Fields;
 pub use read::read;
@@ -118,7 +118,9 @@ pub enum Event {
         adopted: Position,
         floor: Timestamp,
         lease_end: Timestamp,
+        map: u64,
         resumed: bool,
+        handed: bool,
     },
     Serving {
         stream: StreamId,
@@ -161,10 +163,22 @@ pub enum Event {
         attempt: u32,
         home_epoch: Epoch,
     },
+    Named {
+        stream: StreamId,
+        epoch: Epoch,
+        map: u64,
+    },
     Released {
         stream: StreamId,
         at: Position,
         floor: Timestamp,
+        sealed: bool,
+        window_low: Timestamp,
+    },
+    Mapped {
+        stream: StreamId,
+        at: Position,
+        map: Box<RangeMap>,
     },
     Answered {
         stream: StreamId,
@@ -210,6 +224,10 @@ pub enum Event {
         stream: StreamId,
         at: Position,
     },
+    Followed {
+        stream: StreamId,
+        lsn: Lsn,
+    },
     Applied {
         stream: StreamId,
         at: Position,
@@ -250,7 +268,9 @@ impl Event {
             Self::Raised { .. } => "raised",
             Self::Barred { .. } => "barred",
             Self::GivenUp { .. } => "given_up",
+            Self::Named { .. } => "named",
             Self::Released { .. } => "released",
+            Self::Mapped { .. } => "mapped",
             Self::Answered { .. } => "answered",
             Self::Closed { .. } => "closed",
             Self::Stopped { .. } => "stopped",
@@ -261,6 +281,7 @@ impl Event {
             Self::Accepted { .. } => "accepted",
             Self::Persisted { .. } => "persisted",
             Self::Restored { .. } => "restored",
+            Self::Followed { .. } => "followed",
             Self::Applied { .. } => "applied",
             Self::Complete(_) => "complete",
             Self::LookedUp { .. } => "looked_up",

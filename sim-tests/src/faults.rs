@@ -110,6 +110,7 @@ impl Faults {
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let mut counts = self.counts.clone();
         counts.extend(self.shared.messages.counts());
+        counts.extend(self.shared.changes());
         counts
     }
 

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use meridian_client::{CommitToken, Timestamp};
 
-use crate::cluster::time::SimTime;
-
 pub use buffer::Buffer;
 pub use op::{Found, Mode, Op, Part, Past};
 pub(crate) use show::tail;
@@ -158,7 +156,7 @@ impl Txn {
 #[derive(Clone)]
 pub struct History {
     inner: Rc<RefCell<Inner>>,
-    time: SimTime,
+    elapsed: Rc<dyn Fn() -> Duration>,
 }
 
 #[derive(Default)]
@@ -168,11 +166,11 @@ struct Inner {
 }
 
 impl History {
-    /// Nothing has happened.
-    pub fn new(time: SimTime) -> Self {
+    /// Nothing has happened. `elapsed` says how long ago the run began.
+    pub fn new(elapsed: impl Fn() -> Duration + 'static) -> Self {
         Self {
             inner: Rc::default(),
-            time,
+            elapsed: Rc::new(elapsed),
         }
     }
 
@@ -239,7 +237,7 @@ impl History {
 
     /// Since the run began.
     pub fn now(&self) -> Duration {
-        self.time.elapsed()
+        (self.elapsed)()
     }
 
     /// All transactions.
@@ -258,7 +256,7 @@ impl History {
         inner.order += 1;
         Moment {
             order: inner.order,
-            at: self.time.elapsed(),
+            at: (self.elapsed)(),
         }
     }
 }

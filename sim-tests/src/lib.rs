@@ -18,6 +18,7 @@
 //! | `invariants` | one file each, headed by its formal statement |
 //! | `checker` | judges what clients saw: dependency graphs, replay by timestamps |
 //! | `mutation`, `table` | rules broken on purpose, and how many seeds each takes to be caught |
+//! | `live` | the same clients and checkers on a real cluster of containers |
 //! | `driver`, `ledger`, `regressions` | many seeds, one process each; those ever run, and those to be kept |
 //!
 //! Caveats: one simulation per process: tokio numbers its tasks for the whole process, and the numbers decide the
@@ -33,6 +34,7 @@ pub mod faults;
 pub mod history;
 pub mod invariants;
 pub mod ledger;
+pub mod live;
 pub mod mutation;
 pub mod plan;
 pub mod regressions;

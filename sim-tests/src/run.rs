@@ -14,6 +14,7 @@ use crate::cluster::time::{SimTime, TICK};
 use crate::cluster::{Cluster, Role, Shared, distances};
 use crate::faults::{FARTHEST, Faults};
 use crate::history::{Outcome, Txn};
+use crate::invariants::clients::convergence::agree;
 use crate::invariants::{self, Content, Evidence, Violation};
 use crate::mutation::Mutation;
 use crate::plan::Plan;
@@ -169,8 +170,18 @@ impl World {
         tracing::info!("phase: calm");
         self.faults.end(&mut self.sim, &self.cluster);
         control.phase.set(Phase::Calm);
+        let shared = self.shared.clone();
+        let is_reshaped = || !control.is_operating.get() && shared.newest_map().reshaping.pending.is_empty();
         let all_got_on = || control.progress.borrow().values().all(Option::is_some);
-        if !self.until(CALM_LIMIT, all_got_on)? {
+        if !self.until(CALM_LIMIT, || all_got_on() && is_reshaped())? {
+            if all_got_on() {
+                let map = shared.newest_map();
+                let pending = &map.reshaping.pending;
+                let what = format!(
+                    "{CALM_LIMIT:?} after the last fault the ranges are still being changed: {pending:?}"
+                );
+                return Err(liveness(what));
+            }
             let stuck: Vec<String> = control
                 .progress
                 .borrow()
@@ -209,13 +220,9 @@ impl World {
             )));
         }
         let nodes = self.cluster.nodes.clone();
+        let shards = self.shared.plan.shards.clone();
         // If they do not, the difference is reported afterwards.
-        self.until(CONVERGE_LIMIT, || {
-            let stores = contents(&nodes);
-            stores
-                .windows(2)
-                .all(|pair| matches!(pair, [(_, one), (_, two)] if one == two))
-        })?;
+        self.until(CONVERGE_LIMIT, || agree(&shards, &contents(&nodes)))?;
         Ok(())
     }
 

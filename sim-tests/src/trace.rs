@@ -8,16 +8,15 @@ use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufWriter, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use meridian_protocol::events::TARGET;
 use meridian_types::Timestamp;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Registry, filter};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter;
 
 use crate::cluster::time::SimTime;
 use crate::events::{self, Fields, Happened};
@@ -85,8 +84,11 @@ impl Trace {
             .with_targets(wanted)
             .with_target("turmoil", Level::INFO)
             .with_target(TARGET, Level::TRACE);
-        let layer = Lines(self.clone()).with_filter(filter);
-        tracing::subscriber::set_default(Registry::default().with(layer))
+        tracing::subscriber::set_default(Lines {
+            trace: self.clone(),
+            filter,
+            spans: Mutex::default(),
+        })
     }
 
     /// Bytes that went into a wire.
@@ -157,7 +159,7 @@ impl Trace {
         inner.write(&line);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -177,53 +179,108 @@ impl Inner {
     }
 }
 
-/// The name of the node whose turn it is, kept with turmoil's span.
-struct NodeSpan(Arc<str>);
+/// Knows whose turn it is from the spans named `node`, turmoil's and the cluster's, of which there is one for each node in every step of
+/// the simulation: too many for the registry of `tracing_subscriber`, which cost a tenth of a run.
+struct Lines {
+    trace: Trace,
+    filter: filter::Targets,
+    spans: Mutex<Spans>,
+}
 
-struct Lines(Trace);
+#[derive(Default)]
+struct Spans {
+    /// Nodes in the order of their first turns. A span's id is its node's place, plus two.
+    nodes: Vec<Arc<str>>,
+    entered: Vec<u64>,
+}
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
-        if attributes.metadata().name() != "node" {
-            return;
-        }
-        let mut name = Name::default();
-        attributes.record(&mut name);
-        if let Some(span) = ctx.span(id) {
-            span.extensions_mut().insert(NodeSpan(name.0.into()));
-        }
+/// The id of every span that names no node.
+const NAMELESS: u64 = 1;
+
+impl Spans {
+    fn id(&mut self, name: &str) -> u64 {
+        let known = self.nodes.iter().position(|node| **node == *name);
+        let place = known.unwrap_or_else(|| {
+            self.nodes.push(name.into());
+            self.nodes.len() - 1
+        });
+        place as u64 + NAMELESS + 1
     }
 
-    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        let metadata = event.metadata();
-        let mut node = None;
-        if let Some(scope) = ctx.event_scope(event) {
-            for span in scope {
-                if let Some(NodeSpan(name)) = span.extensions().get::<NodeSpan>() {
-                    node = Some(name.clone());
-                }
-            }
+    /// The outermost span that names a node does.
+    fn node(&self) -> Arc<str> {
+        let id = self.entered.iter().find(|id| **id > NAMELESS);
+        let place = id.and_then(|id| usize::try_from(id - NAMELESS - 1).ok());
+        let node = place.and_then(|place| self.nodes.get(place));
+        node.cloned().unwrap_or_else(|| "-".into())
+    }
+}
+
+impl Lines {
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        let mut name = NodeName(None, self);
+        if attributes.metadata().name() == "node" {
+            attributes.record(&mut name);
         }
-        let node = node.unwrap_or_else(|| "-".into());
+        Id::from_u64(name.0.unwrap_or(NAMELESS))
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, span: &Id) {
+        self.spans().entered.push(span.into_u64());
+    }
+
+    fn exit(&self, span: &Id) {
+        let mut spans = self.spans();
+        let innermost = spans.entered.iter().rposition(|id| *id == span.into_u64());
+        innermost.map(|place| spans.entered.remove(place));
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let metadata = event.metadata();
+        let node = self.spans().node();
         if metadata.target() == TARGET {
             let mut fields = Fields::default();
             event.record(&mut fields);
-            return self.0.event(&node, &fields);
+            return self.trace.event(&node, &fields);
         }
         let target = metadata.target().trim_start_matches("meridian_");
         let mut line = format!("{node:<13} {:<5} {target}:", metadata.level());
         event.record(&mut Text(&mut line));
-        self.0.line(*metadata.level(), &line);
+        self.trace.line(*metadata.level(), &line);
     }
 }
 
-#[derive(Default)]
-struct Name(String);
+/// The id for the node that a span names.
+struct NodeName<'a>(Option<u64>, &'a Lines);
 
-impl Visit for Name {
+impl Visit for NodeName<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "name" {
+            self.0 = Some(self.1.spans().id(value));
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "name" {
-            self.0 = format!("{value:?}").trim_matches('"').to_owned();
+            self.0 = Some(self.1.spans().id(format!("{value:?}").trim_matches('"')));
         }
     }
 }

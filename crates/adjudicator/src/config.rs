@@ -55,6 +55,13 @@ pub struct Config {
     pub call_timeout_ms: u64,
     /// How long a clean shutdown may take to hand the range over, in milliseconds.
     pub release_timeout_ms: u64,
+    /// Memory for the recent writes that a planned move hands to the next owner, in bytes. Transactions that began before the
+    /// oldest of them have to begin again after the move; more of them take longer to send, and the range waits for it.
+    pub hand_over_bytes: usize,
+    /// An owner that is not the preferred one hands the range back when the preferred one has been ready for this many
+    /// milliseconds: more than a region that comes and goes stays at a time. Doubled, up to a minute, each time that the range comes
+    /// back to this node soon after.
+    pub return_after_ms: u64,
 }
 
 /// How far ahead of the present transactions commit.
@@ -99,6 +106,8 @@ impl Default for Config {
             tail_bytes: 64 << 20,
             call_timeout_ms: 1_000,
             release_timeout_ms: 3_000,
+            hand_over_bytes: 16 << 20,
+            return_after_ms: 3_000,
         }
     }
 }
@@ -172,6 +181,10 @@ impl Config {
 
     pub(crate) fn call_timeout(&self) -> Duration {
         Duration::from_millis(self.call_timeout_ms)
+    }
+
+    pub(crate) fn return_after(&self) -> Duration {
+        Duration::from_millis(self.return_after_ms)
     }
 
     pub(crate) fn release_timeout(&self) -> Duration {

@@ -42,13 +42,13 @@ pub(crate) async fn run(
             }
         };
         for request in batch.requests {
-            let Some(reply) = reserve(&answers, request.id).await else {
+            let Some(reply) = reserve(&ctx, &answers, request.id).await else {
                 return;
             };
             admit(&registry, check_decide(&ctx, request), reply);
         }
         for request in batch.prepares {
-            let Some(reply) = reserve(&answers, request.id).await else {
+            let Some(reply) = reserve(&ctx, &answers, request.id).await else {
                 return;
             };
             admit(&registry, check_prepare(&ctx, request), reply);
@@ -57,10 +57,15 @@ pub(crate) async fn run(
 }
 
 /// A place for the answer. It waits when too many of this connection are not answered: then its requests are not read either.
-async fn reserve(answers: &mpsc::Sender<Decision>, id: u64) -> Option<ReplyTo> {
+async fn reserve(ctx: &Context, answers: &mpsc::Sender<Decision>, id: u64) -> Option<ReplyTo> {
     let queue = answers.clone();
     let place = answers.clone().reserve_owned().await.ok()?;
-    Some(ReplyTo { id, place, queue })
+    Some(ReplyTo {
+        id,
+        place,
+        queue,
+        figures: ctx.figures.clone(),
+    })
 }
 
 /// Hands a request that was checked to the stream that it is for.

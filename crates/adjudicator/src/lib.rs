@@ -13,8 +13,11 @@
 pub mod config;
 mod connection;
 mod context;
+mod distance;
 pub mod error;
 mod exchange;
+mod figures;
+mod handed;
 mod journals;
 mod link;
 mod meta;
@@ -31,8 +34,9 @@ use meridian_rpc::committed::CommittedWatch;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::{Env, Listener, ServiceFailure, Started, serve};
 use meridian_types::{NodeName, RangeMap};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -46,6 +50,9 @@ use service::AdjudicatorService;
 
 /// The service's role, as status and errors name it.
 pub const ROLE: &str = "adjudicator";
+
+/// Ranges that one process hands to other owners at a time: each of them pauses for some round trips.
+const MOVES_AT_ONCE: usize = 2;
 
 /// Starts an adjudicator: a candidate for every stream of the range map. `journals` are the replicas of every stream,
 /// the nearest first, and `committed` follows what the nearest one knows.
@@ -68,11 +75,14 @@ pub async fn start(
     let ctx = Arc::new(Context {
         owners: Owners::new(env.network.clone(), map.clone()),
         committed,
+        figures: Arc::default(),
         exchange: Exchange::new(env.node.clone(), registry.clone()),
+        moves: Arc::new(Semaphore::new(MOVES_AT_ONCE)),
         config,
         env,
         map,
         journals,
+        started: Instant::now(),
         shutdown,
     });
     let service = Arc::new(AdjudicatorService {
@@ -114,6 +124,7 @@ async fn supervise(ctx: Arc<Context>, registry: Arc<Registry>) -> Result<(), Ser
     for replica in 0..ctx.journals.len() {
         links.spawn(link::run(ctx.clone(), registry.clone(), replica, stop.clone()));
     }
+    links.spawn(distance::check(ctx.clone(), stop.clone()));
     let mut streams = JoinSet::new();
     streams.spawn(meta::open_if_unknown(ctx.clone(), registry.clone()));
     let mut map = ctx.map.clone();

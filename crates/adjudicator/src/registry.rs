@@ -9,9 +9,10 @@ use meridian_rpc::internal::{AppendReply, AppendRequest, Closure, Entry};
 use meridian_rpc::v1::OwnedRangeStatus;
 use meridian_types::{Epoch, Position, StreamId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::exchange::PeerMessage;
-use crate::request::{Budget, Control, DecideWork};
+use crate::request::{Budget, Control, DecideWork, KnownOwner};
 
 /// One message of a stream's owner to a journal node.
 pub(crate) enum LinkMessage {
@@ -69,6 +70,8 @@ pub(crate) struct StreamHandle {
     pub(crate) peers: mpsc::Sender<PeerMessage>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) status: Arc<Mutex<OwnedRangeStatus>>,
+    /// Who the stream was handed to just now, and until when nobody else should take it.
+    pub(crate) successor: Arc<Mutex<Option<(KnownOwner, Instant)>>>,
 }
 
 /// The streams and connections of this process.
@@ -118,6 +121,11 @@ impl Registry {
         }
         inner.streams.insert(stream, handle);
         Some(inner.connections.clone())
+    }
+
+    /// Whether the connection to a journal node is open.
+    pub(crate) fn is_connected(&self, replica: usize) -> bool {
+        self.lock().connections.get(replica).is_some_and(Option::is_some)
     }
 
     /// A number for a new connection.

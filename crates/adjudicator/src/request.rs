@@ -1,15 +1,17 @@
 //! What is asked of a stream's task, and how it answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::meta::Change;
+use crate::figures::Figures;
+use crate::meta::ChangeOf;
 use bytes::Bytes;
-use meridian_protocol::adjudication::Refusal;
+use meridian_protocol::adjudication::{HandedOver, Refusal};
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::internal::{
-    ChangeResponse, CloseThroughResponse, Committed, Decided, Decision, LocateResponse, OutcomeAnswer,
-    RaiseFloorResponse, Refused, Unknown, Voted, decision,
+    ChangeResponse, CloseThroughResponse, Committed, Decided, Decision, HandOverAnswer, LocateResponse,
+    OutcomeAnswer, RaiseFloorResponse, Refused, Unknown, Voted, decision,
 };
 use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, StreamId, Timestamp};
 use tokio::sync::mpsc::OwnedPermit;
@@ -56,6 +58,8 @@ pub(crate) struct ReplyTo {
     pub(crate) place: OwnedPermit<Decision>,
     /// The same queue, for what is told before the answer.
     pub(crate) queue: mpsc::Sender<Decision>,
+    /// Which count the answers.
+    pub(crate) figures: Arc<Figures>,
 }
 
 impl ReplyTo {
@@ -75,18 +79,22 @@ impl ReplyTo {
     }
 
     pub(crate) fn voted(self) {
+        self.figures.count_answer("voted");
         self.send(decision::Result::Voted(Voted {}));
     }
 
     pub(crate) fn committed(self, committed: Committed) {
+        self.figures.count_answer("committed");
         self.send(decision::Result::Committed(committed));
     }
 
     pub(crate) fn refused(self, refused: Refused) {
+        self.figures.count_refusal(refused.reason());
         self.send(decision::Result::Refused(refused));
     }
 
     pub(crate) fn unknown(self) {
+        self.figures.count_answer("unknown");
         self.send(decision::Result::Unknown(Unknown {}));
     }
 }
@@ -99,9 +107,11 @@ pub(crate) enum Control {
     Outcome(CommitToken, oneshot::Sender<OutcomeAnswer>),
     AttemptOutcome(AttemptQuestion, oneshot::Sender<OutcomeAnswer>),
     /// Of the range map, at the meta stream.
-    Change(Change, oneshot::Sender<ChangeResponse>),
+    Change(ChangeOf, oneshot::Sender<ChangeResponse>),
     /// R19.
     RaiseFloor(Timestamp, oneshot::Sender<RaiseFloorResponse>),
+    /// A planned move to this node.
+    HandOver(Arc<HandedOver>, oneshot::Sender<HandOverAnswer>),
 }
 
 /// What became of one attempt?
@@ -118,6 +128,7 @@ impl Control {
             Self::Locate(reply) => reply.is_closed(),
             Self::CloseThrough(_, _, reply) => reply.is_closed(),
             Self::RaiseFloor(_, reply) => reply.is_closed(),
+            Self::HandOver(_, reply) => reply.is_closed(),
             Self::Outcome(_, reply) | Self::AttemptOutcome(_, reply) => reply.is_closed(),
             Self::Change(_, reply) => reply.is_closed(),
         }
@@ -143,6 +154,7 @@ impl Control {
                 not_owner: true,
                 ..ChangeResponse::default()
             })),
+            Self::HandOver(_, reply) => drop(reply.send(HandOverAnswer { accepted: false })),
             Self::RaiseFloor(_, reply) => drop(reply.send(RaiseFloorResponse {
                 owner: name,
                 epoch,

@@ -5,26 +5,29 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use meridian_protocol::adjudication::HandedOver;
 use meridian_rpc::batch::Batches;
 use meridian_rpc::error::KvError;
 use meridian_rpc::internal::adjudicator_server::{Adjudicator, AdjudicatorServer};
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{
     AttemptQuery, CloseThroughRequest, CloseThroughResponse, DecideBatch, Decision, DecisionBatch,
-    ExchangeBatch, ExchangeEnd, LocateRequest, LocateResponse, OutcomeAnswer, OutcomeQuery,
-    RaiseFloorRequest, RaiseFloorResponse,
+    ExchangeBatch, ExchangeEnd, HandOverAnswer, HandOverPart, LocateRequest, LocateResponse, OutcomeAnswer,
+    OutcomeQuery, RaiseFloorRequest, RaiseFloorResponse, ReadyRequest, ReadyResponse,
 };
 use meridian_rpc::v1::{OwnedRangeStatus, ServiceStatus};
 use meridian_rpc::{Service, convert};
 use meridian_types::{Attempt, CommitToken, NodeName, StreamId, Timestamp, limits};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status, Streaming};
 
 use meridian_rpc::internal::meta_server::MetaServer;
 
 use crate::context::Context;
+use crate::handed::Assembly;
 use crate::meta::MetaService;
 use crate::registry::{Registry, StreamHandle};
 use crate::request::{AttemptQuestion, Control};
@@ -32,6 +35,8 @@ use crate::{connection, exchange};
 
 /// Answers that one message carries at most.
 const MAX_ANSWERS: usize = 512;
+/// What votes that are handed over may take beside the recent writes.
+const VOTE_BYTES: usize = 128 << 20;
 /// How long a question may wait for a takeover before the asker is told to ask again.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_800);
 
@@ -72,8 +77,18 @@ impl AdjudicatorService {
             .and_then(Result::ok))
     }
 
-    /// Who owns the stream as far as this process alone can tell.
+    /// Who owns the stream, or has been handed it just now, as far as this process alone can tell.
     fn locate_passively(&self, handle: &StreamHandle, stream: u64) -> LocateResponse {
+        let successor = handle.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((successor, until)) = successor.as_ref()
+            && Instant::now() < *until
+        {
+            return LocateResponse {
+                stream,
+                owner: successor.node.0.clone(),
+                epoch: successor.epoch.0,
+            };
+        }
         let status = handle.status.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = if status.role == OWNER {
             self.ctx.env.node.0.clone()
@@ -145,7 +160,7 @@ impl Adjudicator for AdjudicatorService {
         let token = CommitToken {
             txn: convert::txn_id(&query.txn)?,
             start: Timestamp(query.start),
-            home: Some(StreamId(query.stream)),
+            home: (!query.home_unknown).then_some(StreamId(query.stream)),
         };
         let answer = self.ask(&handle, |reply| Control::Outcome(token, reply)).await?;
         Ok(Response::new(answer.unwrap_or_else(pending)))
@@ -205,6 +220,42 @@ impl Adjudicator for AdjudicatorService {
             Some(answer) => Ok(Response::new(answer)),
             None => Err(KvError::unavailable(format!("stream {stream} has no owner yet")).into()),
         }
+    }
+
+    async fn ready(&self, request: Request<ReadyRequest>) -> Result<Response<ReadyResponse>, Status> {
+        let is_known = self.stream(request.into_inner().stream).is_ok();
+        // The nearest one comes first.
+        let journal = self.ctx.journals.first().map(ToString::to_string);
+        let is_connected = self.registry.is_connected(0);
+        Ok(Response::new(ReadyResponse {
+            ready: is_known && is_connected && self.is_ready(),
+            journal: journal.unwrap_or_default(),
+        }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<Streaming<HandOverPart>>,
+    ) -> Result<Response<HandOverAnswer>, Status> {
+        let handed = self.assemble(request.into_inner()).await?;
+        let handle = self.stream(handed.stream.0)?;
+        let question = |reply| Control::HandOver(Arc::new(handed), reply);
+        let answer = self.ask(&handle, question).await?;
+        Ok(Response::new(answer.unwrap_or_default()))
+    }
+}
+
+impl AdjudicatorService {
+    /// All parts of what is handed over: [`VOTE_BYTES`] at most beside the recent writes.
+    async fn assemble(&self, mut parts: Streaming<HandOverPart>) -> Result<HandedOver, Status> {
+        let max_bytes = self.ctx.config.recent_bytes.saturating_add(VOTE_BYTES);
+        let mut assembly = Assembly::default();
+        while let Some(part) = parts.message().await? {
+            if let Some(whole) = assembly.add(part, max_bytes)? {
+                return Ok(whole);
+            }
+        }
+        Err(KvError::invalid("what was handed over is not whole").into())
     }
 }
 

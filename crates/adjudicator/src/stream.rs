@@ -19,6 +19,7 @@ mod map;
 mod owner;
 mod participant;
 mod peers;
+mod placement;
 mod questions;
 mod replicate;
 mod roles;
@@ -26,6 +27,7 @@ mod show;
 mod tail;
 mod task;
 mod waiting;
+mod way;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -72,6 +74,7 @@ pub(crate) fn task(
         peers,
         budget: Arc::new(Budget::new(ctx.config.queue_bytes)),
         status: Arc::new(Mutex::new(OwnedRangeStatus::default())),
+        successor: Arc::default(),
     };
     let connections = registry.add(stream, handle.clone())?;
     let inbox = Inbox {

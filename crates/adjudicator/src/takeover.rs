@@ -61,6 +61,9 @@ pub(crate) async fn locate_or_take_over(ctx: Arc<Context>, stream: StreamId, mut
         return no_majority();
     };
     if let Some(owner) = first.live_owner(&ctx, stream).await {
+        if owner.node == ctx.env.node {
+            return Verdict::Failed("the stream is being handed over to this node".to_owned());
+        }
         return Verdict::OwnedBy(owner);
     }
     tokio::time::sleep(Duration::from_micros(
@@ -75,12 +78,33 @@ pub(crate) async fn locate_or_take_over(ctx: Arc<Context>, stream: StreamId, mut
     }
     let epoch = second.promised().next();
     tracing::info!(%stream, %epoch, "taking over");
-    let fence = match fence::win(&ctx, stream, epoch, second.rejoining()).await {
-        Ok(fence) => fence,
-        Err(why) => return Verdict::Failed(why),
-    };
+    match fence::win(&ctx, stream, epoch, second.rejoining()).await {
+        Ok(fence) => read(&ctx, stream, fence).await,
+        Err(why) => Verdict::Failed(why),
+    }
+}
+
+/// Takes over at once as the successor that the owner of the epoch before named: nobody has to be asked or waited for. If
+/// another candidate was faster it goes on like any other.
+pub(crate) async fn take_handed_over(
+    ctx: Arc<Context>,
+    stream: StreamId,
+    epoch: Epoch,
+    rng: StdRng,
+) -> Verdict {
+    tracing::info!(%stream, %epoch, "taking over from an owner that hands over");
+    match fence::win(&ctx, stream, epoch, None).await {
+        Ok(fence) => read(&ctx, stream, fence).await,
+        Err(why) => {
+            tracing::info!(%stream, why, "not taken over at once");
+            locate_or_take_over(ctx, stream, rng).await
+        }
+    }
+}
+
+async fn read(ctx: &Context, stream: StreamId, fence: Fence) -> Verdict {
     ctx.env.reached("adjudicator: fenced").await;
-    match recover::read(&ctx, stream, &fence).await {
+    match recover::read(ctx, stream, &fence).await {
         Ok(recovered) => Verdict::Won(Box::new(Won { fence, recovered })),
         Err(status) => Verdict::Failed(format!("the adopted log could not be read: {status}")),
     }

@@ -1,7 +1,8 @@
 //! Keeps sessions open: one task per session connects, reconnects with backoff, and goes from one endpoint
 //! to the next when the present one fails. Endpoints that are far away are used only while no near one answers: the task
 //! keeps trying those, and new transactions go back to them as soon as one does. A near one whose calls fail one after
-//! another is left as well, and tried again after a while.
+//! another, or are not answered, is left as well, and tried again after a while. A server that is to stop asks for another session
+//! beforehand: new transactions get one, those that are open end where they are.
 //!
 //! All callers share these tasks: while nothing can be reached they wait, they do not knock.
 
@@ -58,13 +59,13 @@ struct State {
 }
 
 impl State {
-    /// The open session with the fewest users.
+    /// The open session with the fewest users; one that its server wants closed only if there is no other.
     fn ready(&self) -> Option<Arc<Session>> {
         self.sessions
             .iter()
             .flatten()
             .filter(|session| !session.is_lost())
-            .min_by_key(|session| Arc::strong_count(session))
+            .min_by_key(|session| (session.is_closing(), Arc::strong_count(session)))
             .cloned()
     }
 }
@@ -181,6 +182,7 @@ impl Keeper {
                     Err(error) => {
                         let retry_after = error.retry_after();
                         self.failed(error, true);
+                        self.let_go_if_closing();
                         sleep(backoff.next(retry_after)).await;
                         continue;
                     }
@@ -193,11 +195,15 @@ impl Keeper {
             *place = index + usize::from(matches!(ended, Ended::Lost));
             match ended {
                 Ended::Nearer(opened) => next = Some(opened),
-                Ended::Suspected => {
+                Ended::Suspected(left) => {
                     if let Ok(opened) = self.open_of(true, far).await {
                         next = Some(opened);
                         stay_away = away;
                         away = (away * 2).min(MAX_AWAY);
+                        // What waits there has waited in vain: it is tried, or its outcome asked for, where we go now.
+                        if let Some(silent) = left {
+                            silent.abandon("nothing was answered for long");
+                        }
                     }
                     self.trouble.clear();
                 }
@@ -269,8 +275,10 @@ impl Keeper {
         let ended = tokio::select! {
             biased;
             () = session.lost() => Ended::Lost,
+            () = session.closing() => Ended::Old,
             nearer = self.nearer(near, stay_away), if opened.is_far => Ended::Nearer(nearer),
-            () = self.trouble.suspected(), if can_go_far => Ended::Suspected,
+            () = self.trouble.suspected(), if can_go_far => Ended::Suspected(None),
+            () = self.trouble.silent(&session), if can_go_far => Ended::Suspected(Some(session.clone())),
             () = sleep(self.lifetime.mul_f64(jitter)) => Ended::Old,
         };
         if matches!(ended, Ended::Lost) {
@@ -281,6 +289,15 @@ impl Keeper {
             });
         }
         ended
+    }
+
+    /// A session that its server wants closed, with nothing to take its place: it ends with what is open in it.
+    fn let_go_if_closing(&self) {
+        self.publish.send_if_modified(|state| {
+            let slot = state.sessions.get_mut(self.slot);
+            let left = slot.and_then(|slot| slot.take_if(|session| session.is_closing()));
+            left.is_some()
+        });
     }
 
     /// Returns when a near endpoint answers again; not before the given time.
@@ -306,6 +323,6 @@ enum Ended {
     Old,
     /// A near endpoint took the place of a far one.
     Nearer(Opened),
-    /// It is open, but what is behind it cannot do its work.
-    Suspected,
+    /// It is open, but what is behind it cannot do its work: the session, when it does not answer at all.
+    Suspected(Option<Arc<Session>>),
 }

@@ -70,6 +70,8 @@ pub(crate) struct Session {
 struct Shared {
     state: Mutex<State>,
     lost: CancellationToken,
+    /// The server has asked for another session.
+    closing: CancellationToken,
 }
 
 #[derive(Default)]
@@ -77,7 +79,16 @@ struct State {
     last_op: u64,
     last_txn: u64,
     waiters: BTreeMap<u64, Waiter>,
+    /// Since when those operations are waited for whose answer is due, by their number, which rises with the time.
+    due: BTreeMap<u64, Instant>,
     lost: Option<String>,
+}
+
+impl State {
+    fn forget(&mut self, id: u64) -> Option<Waiter> {
+        self.due.remove(&id);
+        self.waiters.remove(&id)
+    }
 }
 
 struct Outgoing {
@@ -116,6 +127,7 @@ impl Session {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             lost: CancellationToken::new(),
+            closing: CancellationToken::new(),
         });
         rest.into_iter().for_each(|reply| shared.dispatch(reply));
         tokio::spawn(read(replies, shared.clone()));
@@ -156,6 +168,28 @@ impl Session {
     /// Returns when the stream has broken.
     pub(crate) async fn lost(&self) {
         self.shared.lost.cancelled().await;
+    }
+
+    /// Whether the server has asked for another session: what is open in this one may end, and nothing is to begin.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.shared.closing.is_cancelled()
+    }
+
+    /// Returns when the server asks for another session.
+    pub(crate) async fn closing(&self) {
+        self.shared.closing.cancelled().await;
+    }
+
+    /// For how long the oldest operation has been waited for that is to be answered at once.
+    pub(crate) fn silent_for(&self) -> Duration {
+        let state = self.shared.lock();
+        let oldest = state.due.first_key_value();
+        oldest.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// Whatever is under way on it is not waited for any more: as if the stream had broken.
+    pub(crate) fn abandon(&self, why: &str) {
+        self.shared.lose(why.to_owned());
     }
 
     /// Sends an operation and waits for its only reply.
@@ -215,7 +249,7 @@ impl Session {
 
     /// No more replies of this operation are wanted.
     pub(crate) fn forget(&self, id: u64) {
-        self.shared.lock().waiters.remove(&id);
+        self.shared.lock().forget(id);
     }
 
     async fn send(
@@ -269,6 +303,10 @@ impl Shared {
         let id = state.last_op;
         if let Some(waiter) = waiter {
             state.waiters.insert(id, waiter);
+            // A scan's pages are asked for one by one.
+            if !matches!(op, Op::Scan(_)) {
+                state.due.insert(id, Instant::now());
+            }
         }
         place.send(Outgoing {
             op: SessionOp {
@@ -286,6 +324,7 @@ impl Shared {
     /// Gives a reply to whoever waits for it. Replies that nobody waits for any more are dropped.
     fn dispatch(&self, reply: SessionReply) {
         let answer = match reply.reply {
+            Some(Reply::Closing(_)) => return self.closing.cancel(),
             Some(Reply::Error(error)) => Err(Failure::Kv(KvError::from_proto(&error))),
             Some(reply) => Ok(reply),
             None => Err(Failure::Kv(KvError::internal(
@@ -295,12 +334,16 @@ impl Shared {
         let mut state = self.lock();
         match state.waiters.remove(&reply.id) {
             Some(Waiter::Once(sender)) => {
+                state.due.remove(&reply.id);
                 let _ = sender.send(answer);
             }
+            // A commit is under way until its caller forgets it: its first answer is only the token.
             Some(Waiter::Many(sender)) if sender.try_send(answer).is_ok() => {
                 state.waiters.insert(reply.id, Waiter::Many(sender));
             }
-            Some(Waiter::Many(_)) | None => {}
+            Some(Waiter::Many(_)) | None => {
+                state.due.remove(&reply.id);
+            }
         }
     }
 
@@ -309,6 +352,7 @@ impl Shared {
         let waiters = {
             let mut state = self.lock();
             state.lost.get_or_insert_with(|| why.clone());
+            state.due.clear();
             std::mem::take(&mut state.waiters)
         };
         self.lost.cancel();
@@ -335,7 +379,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.shared.lock().waiters.remove(&self.id);
+        self.shared.lock().forget(self.id);
     }
 }
 

@@ -98,10 +98,13 @@ impl Transaction {
         let answer = self.await_commit(&mut replies, deadline).await;
         session.forget(id);
         match answer {
-            Ok(timestamp) => Ok(Committed {
-                timestamp,
-                token: self.token(),
-            }),
+            Ok(timestamp) => {
+                self.client.pool.trouble.clear();
+                Ok(Committed {
+                    timestamp,
+                    token: self.token(),
+                })
+            }
             Err(Failure::Kv(error)) if error.is_definite() => Err(error.into()),
             Err(doubt) => self.settle(doubt, deadline).await,
         }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use meridian_clock::SharedClock;
+use meridian_metrics::{Counter, names};
 use meridian_protocol::fencing::ReplicaLog;
 use meridian_protocol::quorum;
 use meridian_rpc::KvError;
@@ -62,6 +63,8 @@ pub struct Journal {
     segments: Segments,
     /// Bytes that may wait for the disk.
     room: Arc<Semaphore>,
+    /// Messages refused because the disk was full.
+    refused: Counter,
     /// The node serves no more: it failed, or was shut down.
     stopped: CancellationToken,
     started_at: Instant,
@@ -184,6 +187,7 @@ impl Journal {
             progress: watch::Sender::new(0),
             segments,
             room: Arc::new(Semaphore::new(room)),
+            refused: names::JOURNAL_REFUSED.counter(&[]),
             stopped: CancellationToken::new(),
             started_at: Instant::now(),
         }

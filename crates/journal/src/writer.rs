@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_metrics::{Histogram, names};
 use meridian_rpc::Env;
+use tokio::time::Instant;
 
 use crate::error::WriteError;
 use crate::journal::{Journal, Work};
@@ -15,6 +17,9 @@ pub struct LogWriter {
     journal: Arc<Journal>,
     wal: Wal,
     has_ended: bool,
+    sync: Histogram,
+    group: Histogram,
+    busy: Histogram,
     /// The world, where somebody may step in before an acknowledgement.
     env: Option<Env>,
     _lock: Box<dyn Send + Sync>,
@@ -22,6 +27,7 @@ pub struct LogWriter {
 
 /// A group, and what came of writing it.
 struct Written {
+    began: Instant,
     messages: usize,
     records: Vec<Body>,
     result: Result<Vec<Location>, WriteError>,
@@ -43,6 +49,9 @@ impl LogWriter {
             journal,
             wal,
             has_ended: false,
+            sync: names::JOURNAL_SYNC.histogram(&[]),
+            group: names::JOURNAL_GROUP.histogram(&[]),
+            busy: names::JOURNAL_BUSY.histogram(&[]),
             env: None,
             _lock: lock,
         }
@@ -109,10 +118,14 @@ impl LogWriter {
     }
 
     fn write(&mut self, group: Vec<Vec<Body>>) -> Written {
+        let began = Instant::now();
         let messages = group.len();
         let records: Vec<Body> = group.into_iter().flatten().collect();
         let result = self.wal.append(&records);
+        self.sync.record(began.elapsed());
+        self.group.record(records.len() as f64);
         Written {
+            began,
             messages,
             records,
             result,
@@ -121,21 +134,18 @@ impl LogWriter {
 
     fn acknowledge(&mut self, written: Written) -> Result<(), String> {
         let Written {
+            began,
             messages,
             records,
             result,
         } = written;
         match result {
-            Ok(locations) => {
-                self.journal.complete(messages, records, locations);
-                Ok(())
-            }
-            Err(WriteError::Full(why)) => {
-                self.journal.refuse(&format!("disk full: {why}"));
-                Ok(())
-            }
-            Err(WriteError::Failed(what)) => self.fail(what),
+            Ok(locations) => self.journal.complete(messages, records, locations),
+            Err(WriteError::Full(why)) => self.journal.refuse(&format!("disk full: {why}")),
+            Err(WriteError::Failed(what)) => return self.fail(what),
         }
+        self.busy.record(began.elapsed());
+        Ok(())
     }
 
     fn sync_mark(&mut self) -> Result<(), String> {

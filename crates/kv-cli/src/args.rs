@@ -112,8 +112,14 @@ pub enum Action {
     Import(Import),
     /// Write the records of one snapshot to a file.
     Export(Export),
-    /// What runs where: nodes, services, ranges, epochs, leases, positions and lag.
-    Status,
+    /// What runs where: nodes, services, ranges, epochs, leases, positions and lag; and what is wrong with it.
+    Status {
+        /// Show it again every so many seconds (1 if none are given), until ^C.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
+        watch: Option<Duration>,
+    },
+    /// Look for what is wrong with the cluster, or soon will be, and say what to do. Exit code 1 when somebody is needed.
+    Doctor,
     /// The key ranges: their keys, who owns them and in which region, their lead, and how far each region lags.
     Ranges,
     /// Cut and heal links between regions, kill and restart nodes and regions. Only of a cluster that `dev --listen` runs.
@@ -137,6 +143,13 @@ pub enum Action {
         /// The first key of the second part.
         key: OsString,
     },
+    /// Move everything away from a region, ahead of its loss or of work on it; and back.
+    #[command(subcommand)]
+    Region(RegionAction),
+    /// Let the adjudicators of the configuration own ranges, those that are new in it too, and nobody else.
+    ///
+    /// The configuration is that of the router that is asked: run it when that router has the new one.
+    Adopt,
     /// What became of a transaction. One that has not committed by now never will.
     Outcome {
         /// The token, as an error or a commit showed it: TXN:START:HOME.
@@ -175,6 +188,10 @@ pub struct Dev {
     /// direction only). 20ms where nothing is said.
     #[arg(long, value_name = "DELAYS", value_delimiter = ',')]
     pub delay: Vec<String>,
+    /// How far ahead of the present commits land, in milliseconds. 0: the cheapest commit, and reads of a range under writes wait
+    /// for what is in flight. When nothing is said it is tuned with several regions, so that reads do not wait, and 0 with one.
+    #[arg(long, value_name = "MS")]
+    pub lead: Option<u64>,
     /// How many key ranges, divided evenly as if keys began with small letters. The regions take turns at owning them.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "split")]
     pub ranges: Option<u16>,
@@ -193,6 +210,21 @@ pub struct Fault {
     /// it: everything.
     #[arg(default_value = "")]
     pub target: String,
+}
+
+/// What can be done with a region.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RegionAction {
+    /// Ranges go to other regions and stay there, clients are sent there; nothing depends on the region any more. Survives restarts.
+    Drain {
+        /// The region.
+        region: String,
+    },
+    /// The region is used again as before.
+    Undrain {
+        /// The region.
+        region: String,
+    },
 }
 
 /// What `fault` does.
@@ -303,7 +335,8 @@ impl Action {
             Self::Outcome { token } => vec![Command::Outcome(parse_token(token).ok_or_else(|| {
                 Failure::usage(format!("{token} is no token: it has the form TXN:START:HOME"))
             })?)],
-            Self::Status => vec![Command::Status],
+            Self::Status { watch: None } => vec![Command::Status],
+            Self::Doctor => vec![Command::Doctor],
             Self::Ranges => vec![Command::Ranges],
             Self::Fault(fault) => vec![Command::Fault {
                 action: fault.action.name().to_owned(),
@@ -312,9 +345,15 @@ impl Action {
             Self::Move { range, node } => vec![command::move_range(range, node.clone())?],
             Self::Split { key: at } => vec![Command::ChangeRanges(RangeChange::Split(key(at)?.0))],
             Self::Merge { key: at } => vec![Command::ChangeRanges(RangeChange::Merge(key(at)?.0))],
-            Self::Dev(_) | Self::Shell | Self::Import(_) | Self::Export(_) | Self::Bench(_) => {
-                return Ok(None);
-            }
+            Self::Region(RegionAction::Drain { region }) => vec![command::drain(region.clone())],
+            Self::Region(RegionAction::Undrain { region }) => vec![command::undrain(region.clone())],
+            Self::Adopt => vec![command::adopt()],
+            Self::Status { watch: Some(_) }
+            | Self::Dev(_)
+            | Self::Shell
+            | Self::Import(_)
+            | Self::Export(_)
+            | Self::Bench(_) => return Ok(None),
         };
         Ok(Some(commands))
     }

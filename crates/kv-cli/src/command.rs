@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_client::proto::RangeMove;
+use meridian_client::proto::{AdoptAdjudicators, RangeMove};
 use meridian_client::{CommitToken, Key, KeyRange, RangeChange};
 
 use crate::args::seconds;
@@ -59,6 +59,8 @@ pub enum Command {
     Outcome(CommitToken),
     /// What runs where.
     Status,
+    /// What is wrong.
+    Doctor,
     /// The key ranges and their owners.
     Ranges,
     /// Go to another region; `None`: show where there are some.
@@ -107,6 +109,7 @@ scan [PREFIX | START END] [limit N] [reverse] [keys]
 count [PREFIX | START END]         how many keys
 outcome TOKEN                      what became of a transaction
 status | ranges                    what runs where, who owns what
+doctor                             what is wrong, or soon will be, and what to do
 region [NAME]                      read and write in another region; without a name: where one can be
 fault [cut|heal REGION|A-B|A>B] [kill|restart REGION|NODE]
                                    of a cluster of dev: break and mend it; alone: how it is
@@ -126,6 +129,7 @@ pub const NAMES: &[&str] = &[
     "count",
     "del",
     "delrange",
+    "doctor",
     "exit",
     "fault",
     "get",
@@ -184,8 +188,14 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
             })?)
         }
         Some("status") => Command::Status,
+        Some("doctor") => Command::Doctor,
         Some("ranges") => Command::Ranges,
-        Some("region") => Command::Region(rest.optional_text("a region")?),
+        Some("region") => match rest.optional_text("a region")?.as_deref() {
+            Some("drain") => drain(rest.text("a region")?),
+            Some("undrain") => undrain(rest.text("a region")?),
+            region => Command::Region(region.map(str::to_owned)),
+        },
+        Some("adopt") => adopt(),
         Some("fault") => Command::Fault {
             action: rest
                 .optional_text("what to do")?
@@ -368,6 +378,21 @@ impl<'a> Rest<'a> {
         self.words = rest;
         Some(word.bytes.as_slice().into())
     }
+}
+
+/// `region drain a`
+pub fn drain(region: String) -> Command {
+    Command::ChangeRanges(RangeChange::Drain(region))
+}
+
+/// `region undrain a`
+pub fn undrain(region: String) -> Command {
+    Command::ChangeRanges(RangeChange::Undrain(region))
+}
+
+/// `adopt`
+pub fn adopt() -> Command {
+    Command::ChangeRanges(RangeChange::Adopt(AdoptAdjudicators {}))
 }
 
 /// `move r3 adjudicator-b`: with or without the `r`.

@@ -42,6 +42,9 @@ fn options(args: &Dev) -> Result<Options, Failure> {
     }
     let delays: Result<Vec<Delay>, String> = args.delay.iter().map(|text| text.parse()).collect();
     options = options.delays(delays.map_err(Failure::usage)?);
+    if let Some(ms) = args.lead {
+        options = options.lead_ms(ms);
+    }
     if let Some(count) = args.ranges {
         options = options.split_at(even_splits(count));
     }

@@ -9,6 +9,7 @@ mod bench;
 pub mod command;
 #[cfg(feature = "embedded")]
 mod dev;
+pub mod doctor;
 pub mod failure;
 pub mod faults;
 pub mod floors;
@@ -19,6 +20,7 @@ pub mod shell;
 pub mod status;
 pub mod text;
 pub mod transfer;
+mod watch;
 pub mod words;
 
 use std::io::IsTerminal;
@@ -75,6 +77,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         Action::Export(export) => {
             let client = connect(&global).await?;
             or_interrupted(transfer::export(&client, &export, global.format)).await
+        }
+        Action::Status { watch: Some(every) } => {
+            let client = connect(&global).await?;
+            or_interrupted(watch::watch(&client, every, &mut printer(&global))).await
         }
         Action::Bench(args) if args.by_region => {
             let mut shell = Shell::new(connect(&global).await?, remote(&global), printer(&global));

@@ -23,6 +23,12 @@ const INTERVAL: Duration = Duration::from_millis(5);
 const PAUSE: Duration = Duration::from_millis(2);
 /// What runs before each measurement and is not counted: connections, leases, and leads that settle.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// How long to wait until it is forgotten that ranges were read: longer than a measurement counts.
+const FORGETTING: Duration = Duration::from_secs(15);
+/// Commits may take a tenth more than the floor, and this.
+const ALLOWED: Duration = Duration::from_millis(3);
+/// Reads may take so much longer than in a cluster of one region.
+const READ_ALLOWED: Duration = Duration::from_millis(1);
 
 /// A range to measure, and the region of its owner.
 #[derive(Clone)]
@@ -91,7 +97,18 @@ pub async fn measure(
     let places = places(&client.cluster_status().await?);
     let regions: Vec<String> = clients.keys().cloned().collect();
     let floors = floors(client, &regions).await;
-    let mut rows = Vec::new();
+    // Other clusters cannot be started beside themselves.
+    let nearby = match floors {
+        Some(_) => in_one_region(time).await,
+        None => None,
+    };
+    let mut rows: Vec<Vec<String>> = nearby.iter().map(|sorted| nearby_row(sorted)).collect();
+    let compared = Compared {
+        floors,
+        read: nearby.map(|latencies| quantile(&latencies, 0.5)),
+        clock: clock_bound(&client.cluster_status().await?),
+    };
+    forget_readers(client, &places).await?;
     for cell in cells(&regions, &places) {
         remark(&format!(
             "{} from {} in {}",
@@ -101,7 +118,7 @@ pub async fn measure(
         ));
         let result = run(clients, &cell, time).await;
         let lead = lead(client, &cell).await;
-        rows.push(row(&cell, result, lead, floors.as_ref()));
+        rows.push(row(&cell, result, lead, &compared));
     }
     let columns = [
         "operation",
@@ -111,9 +128,93 @@ pub async fn measure(
         "p50 ms",
         "p99 ms",
         "floor ms",
+        "allowed ms",
+        "p50 inside",
         "lead ms",
+        "clock us",
     ];
     Ok(printer.columns(None, &columns, &rows)?)
+}
+
+/// What results are compared with.
+struct Compared {
+    floors: Option<Floors>,
+    /// The p50 of a read in a cluster of one region.
+    read: Option<Duration>,
+    /// The clocks' error, the widest.
+    clock: Duration,
+}
+
+fn clock_bound(status: &ClusterStatusResponse) -> Duration {
+    let bounds = status.nodes.iter().map(|node| node.clock_bound);
+    Duration::from_nanos(bounds.max().unwrap_or_default())
+}
+
+/// Commits among themselves come first, and the lead of a range that was read lasts for a while.
+async fn forget_readers(client: &Client, places: &[Place]) -> Result<(), Error> {
+    let end = Instant::now() + FORGETTING;
+    loop {
+        // What the status shows is what was used last.
+        for place in places {
+            client.put(place.key(0), "x").await?;
+        }
+        let status = client.cluster_status().await?;
+        let is_ahead = ranges::owned(&status.nodes).any(|(_, range)| range.lead_ns > 0);
+        if !is_ahead || Instant::now() >= end {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// What reads take in a cluster of one region, in this process too: in order. `None` when it does not start, or cannot in this build.
+#[cfg(feature = "embedded")]
+async fn in_one_region(time: Duration) -> Option<Vec<Duration>> {
+    use meridian::embedded::{Cluster, Options};
+    remark("read in a cluster of one region");
+    let data = std::env::temp_dir().join(format!("meridian-bench-{}", std::process::id()));
+    let cluster = Cluster::start(Options::new(&data)).await.ok()?;
+    let measured = async {
+        let client = cluster.client().ok()?;
+        let cell = Cell {
+            from: String::new(),
+            home: String::new(),
+            kind: Kind::Read,
+            places: vec![Place {
+                region: String::new(),
+                prefix: vec![0],
+            }],
+        };
+        repeat(&client, &cell, time).await.ok()
+    };
+    let measured = measured.await;
+    cluster.shutdown().await;
+    let _ = std::fs::remove_dir_all(&data);
+    let mut latencies = measured?;
+    latencies.sort_unstable();
+    Some(latencies)
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn in_one_region(_: Duration) -> Option<Vec<Duration>> {
+    None
+}
+
+fn nearby_row(sorted: &[Duration]) -> Vec<String> {
+    let mut row = vec![
+        Kind::Read.name().to_owned(),
+        "-".to_owned(),
+        "one region".to_owned(),
+    ];
+    row.extend(figures(sorted));
+    row.extend(["-"; 5].map(str::to_owned));
+    row
+}
+
+/// How many, p50 and p99.
+fn figures(sorted: &[Duration]) -> [String; 3] {
+    let [p50, p99] = [0.5, 0.99].map(|share| millis(quantile(sorted, share)));
+    [sorted.len().to_string(), p50, p99]
 }
 
 /// One range of each region that owns some.
@@ -167,7 +268,7 @@ fn cells(regions: &[String], places: &[Place]) -> Vec<Cell> {
         }));
     };
     let both = places.get(..2);
-    // Commits among themselves come first: the lead of a range that was read lasts for a while.
+    // Commits among themselves come first, see `forget_readers`.
     for kind in [
         Kind::Commit,
         Kind::Read,
@@ -258,32 +359,46 @@ fn row(
     cell: &Cell,
     result: Result<Vec<Duration>, Error>,
     lead: Option<Duration>,
-    floors: Option<&Floors>,
+    compared: &Compared,
 ) -> Vec<String> {
     let mut row = vec![cell.kind.name().to_owned(), cell.from.clone(), cell.home.clone()];
+    let mut p50 = None;
     match result {
         Ok(mut latencies) => {
             latencies.sort_unstable();
-            row.push(latencies.len().to_string());
-            row.extend([0.5, 0.99].map(|share| millis(quantile(&latencies, share))));
+            row.extend(figures(&latencies));
+            p50 = Some(quantile(&latencies, 0.5));
         }
         Err(error) => row.extend([error.to_string(), "-".to_owned(), "-".to_owned()]),
     }
-    let floor = floors.and_then(|floors| floor(cell, floors));
+    let has_lead = lead.is_some_and(|lead| !lead.is_zero());
+    let (floor, allowed) = floor(cell, compared, has_lead);
+    let inside = p50.zip(allowed).map(|(p50, allowed)| p50 <= allowed);
     let shown = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), millis);
-    row.push(shown(floor));
+    row.extend([shown(floor), shown(allowed)]);
+    row.push(
+        inside
+            .map_or("-", |inside| if inside { "yes" } else { "no" })
+            .to_owned(),
+    );
     row.push(shown(lead));
+    row.push(format!("{:.0}", compared.clock.as_secs_f64() * 1e6));
     row
 }
 
-/// What the delays alone make of it. Where somebody reads, commits land ahead so that reads need not wait.
-fn floor(cell: &Cell, floors: &Floors) -> Option<Duration> {
+/// What it takes at least, and what is allowed: by the delays alone for commits, which land ahead of the present where somebody
+/// reads; beside a cluster of one region for reads, which then do not wait. Without that lead nothing is asked of reads.
+fn floor(cell: &Cell, compared: &Compared, has_lead: bool) -> (Option<Duration>, Option<Duration>) {
     let from = &cell.from;
-    let has_lead = cell.kind != Kind::Commit;
-    Some(match cell.places.as_slice() {
+    let Some(floors) = &compared.floors else {
+        return (None, None);
+    };
+    let floor = match cell.places.as_slice() {
         [first, second, ..] => floors.commit_across(from, &first.region, &second.region, has_lead),
         [place] if cell.kind.is_commit() => floors.commit(from, &place.region, has_lead),
-        [place] => floors.read(from, &place.region, has_lead),
-        [] => return None,
-    })
+        [_] if has_lead => return (compared.read, compared.read.map(|read| read + READ_ALLOWED)),
+        [place] => return (Some(floors.read(from, &place.region, false)), None),
+        [] => return (None, None),
+    };
+    (Some(floor), Some(floor + floor / 10 + ALLOWED))
 }

@@ -1,6 +1,6 @@
 //! `ranges`: the key ranges, who owns them and in which region, and how far the regions lag.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use meridian_client::proto::{ClusterStatusResponse, NodeStatus, OwnedRangeStatus};
@@ -9,13 +9,26 @@ use crate::output::{Format, Printer};
 use crate::status::{range_json, services};
 use crate::text::escape;
 
-/// Prints the key ranges, one line each: its owner's view, or while it has none one of those who may take it over.
+/// Prints the key ranges, one line each (those that were split or merged are not shown any more): its owner's view, or while it has none one of those who may take it over.
 pub fn print(printer: &mut Printer, mut status: ClusterStatusResponse) -> io::Result<()> {
     status.nodes.sort_by(|a, b| a.node.cmp(&b.node));
     let views = best_views(&status.nodes);
     if printer.format() != Format::Json {
         let rows: Vec<_> = views.iter().map(|view| view_row(&status.nodes, view)).collect();
-        return printer.columns(None, &VIEW_COLUMNS, &rows);
+        printer.columns(None, &VIEW_COLUMNS, &rows)?;
+        let drained = drained(&status.nodes);
+        if printer.format() == Format::Table && !drained.is_empty() {
+            let rows: Vec<_> = drained
+                .into_iter()
+                .map(|region| vec![region.to_owned()])
+                .collect();
+            printer.columns(
+                Some("\ndrained: nothing is to depend on them"),
+                &["region"],
+                &rows,
+            )?;
+        }
+        return Ok(());
     }
     for View { node, range } in views {
         let mut object = range_json(range);
@@ -24,6 +37,12 @@ pub fn print(printer: &mut Printer, mut status: ClusterStatusResponse) -> io::Re
         printer.object(object)?;
     }
     Ok(())
+}
+
+/// The regions that are drained, as their routers say.
+pub(crate) fn drained(nodes: &[NodeStatus]) -> BTreeSet<&str> {
+    let told = services(nodes).filter(|(_, service)| service.figures.get("region_drained") == Some(&1));
+    told.map(|(node, _)| node.region.as_str()).collect()
 }
 
 /// A range as one adjudicator has it.
@@ -45,7 +64,7 @@ pub(crate) fn owned(nodes: &[NodeStatus]) -> impl Iterator<Item = (&str, &OwnedR
     owned.map(|view| (view.node.region.as_str(), view.range))
 }
 
-/// Of each range the view that is worth most, by range.
+/// Of each range that holds keys the view that is worth most, by range.
 fn best_views(nodes: &[NodeStatus]) -> Vec<View<'_>> {
     let worth = |range: &OwnedRangeStatus| {
         let role = ["owner", "recovering"]
@@ -54,9 +73,16 @@ fn best_views(nodes: &[NodeStatus]) -> Vec<View<'_>> {
         // An owner that was deposed and does not know it yet is of a lower epoch.
         (role.map_or(0, |place| 2 - place), range.epoch)
     };
+    let all =
+        || services(nodes).flat_map(|(node, service)| service.ranges.iter().map(move |range| (node, range)));
+    // For good: who does not know it yet goes by an old map.
+    let retired: BTreeSet<u64> = all()
+        .filter(|(_, range)| range.retired)
+        .map(|(_, range)| range.stream)
+        .collect();
     let mut best: BTreeMap<(u64, u64), View<'_>> = BTreeMap::new();
-    for (node, service) in services(nodes) {
-        for range in &service.ranges {
+    for (node, range) in all() {
+        if !retired.contains(&range.stream) {
             let known = best.get(&(range.range, range.stream));
             if known.is_none_or(|known| worth(known.range) < worth(range)) {
                 best.insert((range.range, range.stream), View { node, range });

@@ -5,6 +5,7 @@ use std::io;
 use meridian_client::proto::{ClusterStatusResponse, NodeStatus, OwnedRangeStatus, ServiceStatus};
 use serde_json::{Map, Value, json};
 
+use crate::doctor::{self, Severity};
 use crate::output::{Format, Printer, put_bytes};
 use crate::text::{grouped, utc};
 
@@ -21,9 +22,28 @@ pub fn print_status(printer: &mut Printer, mut status: ClusterStatusResponse) ->
             printer.columns(None, &NODE_COLUMNS, &node_rows(nodes))?;
             printer.columns(Some("\nranges"), &RANGE_COLUMNS, &range_rows(nodes))?;
             printer.columns(Some("\njournal"), &STREAM_COLUMNS, &stream_rows(nodes))?;
-            printer.columns(Some("\nstorage"), &APPLIED_COLUMNS, &applied_rows(nodes))
+            printer.columns(Some("\nstorage"), &APPLIED_COLUMNS, &applied_rows(nodes))?;
+            alarms(printer, nodes)
         }
     }
+}
+
+/// What `doctor` would say needs somebody, in short.
+fn alarms(printer: &mut Printer, nodes: &[NodeStatus]) -> io::Result<()> {
+    let alarms = doctor::examine(nodes);
+    let rows: Vec<Vec<String>> = alarms
+        .iter()
+        .filter(|finding| finding.severity > Severity::Note)
+        .map(|finding| vec![finding.severity.to_string(), finding.what.clone()])
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    printer.columns(
+        Some("\nalarms (doctor says what to do)"),
+        &["severity", "what"],
+        &rows,
+    )
 }
 
 const NODE_COLUMNS: [&str; 7] = ["node", "region", "address", "role", "state", "clock", "version"];
@@ -129,7 +149,7 @@ fn in_order(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
 }
 
 /// The highest position that any journal node knows to be committed in the stream.
-fn committed(nodes: &[NodeStatus], stream: u64) -> u64 {
+pub(crate) fn committed(nodes: &[NodeStatus], stream: u64) -> u64 {
     let streams = services(nodes).flat_map(|(_, service)| &service.streams);
     streams
         .filter(|status| status.stream == stream)
@@ -186,6 +206,9 @@ fn node_json(node: &NodeStatus) -> Map<String, Value> {
         "unreachable": (!node.unreachable.is_empty()).then_some(&node.unreachable),
         "clock_bound_ns": node.clock_bound,
         "clock_healthy": node.clock_healthy,
+        "disk_bytes": node.disk_bytes,
+        "disk_free_bytes": node.disk_free_bytes,
+        "uptime_s": node.uptime_s,
         "services": services,
     }))
 }
@@ -258,6 +281,7 @@ pub(crate) fn range_json(range: &OwnedRangeStatus) -> Map<String, Value> {
         "closed": range.closed.to_string(),
         "replicas": replicas,
         "candidates": range.candidates,
+        "retired": range.retired,
     }));
     // Keys as everywhere: base64 where they are no text.
     put_bytes(&mut object, "start", &range.start);

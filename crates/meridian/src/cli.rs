@@ -23,6 +23,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Create a cluster, once: ids and directories.
     Init(InitArgs),
+    /// Ask the node whether it is ready; exit code 1 if it is not. For health checks.
+    Health(HealthArgs),
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -58,6 +60,9 @@ pub struct ServeArgs {
     /// Listen here instead of at the node's address; the others still call the address.
     #[arg(long, env = "MERIDIAN_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Publish metrics for Prometheus here, at /metrics, instead of where the node's configuration says.
+    #[arg(long, env = "MERIDIAN_METRICS", value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
     /// Keep files here instead of in the node's data_dir.
     #[arg(long, env = "MERIDIAN_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -87,4 +92,27 @@ pub struct InitArgs {
     /// The disk of this journal node was lost: give it a new identity and an empty log.
     #[arg(long, value_name = "NODE", conflicts_with = "node")]
     pub replace_lost_disk: Option<String>,
+    /// Copy this file to where the configuration is to be, if there is none yet.
+    #[arg(long, env = "MERIDIAN_TEMPLATE", value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// It is no error when everything was created before. For scripts and containers that run it at every start.
+    #[arg(long)]
+    pub if_needed: bool,
+}
+
+/// `meridian health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// The cluster's configuration.
+    #[arg(long, env = "MERIDIAN_CONFIG", default_value = "cluster.toml")]
+    pub config: PathBuf,
+    /// Which node of it to ask.
+    #[arg(long, env = "MERIDIAN_NODE")]
+    pub node: String,
+    /// What to ask for: ready, live, or one of the node's roles.
+    #[arg(long, default_value = "ready", value_name = "SERVICE")]
+    pub service: String,
+    /// Ask there instead of at the node's address.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub at: Option<String>,
 }

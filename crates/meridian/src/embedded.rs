@@ -27,6 +27,7 @@ mod listen;
 mod options;
 mod pipe;
 mod state;
+mod timer;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

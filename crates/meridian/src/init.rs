@@ -27,6 +27,10 @@ pub struct InitOptions {
     pub node: Option<String>,
     /// This journal node's disk was lost: give it a new id and an empty log.
     pub replace_lost_disk: Option<String>,
+    /// Copied to where the configuration is to be, if there is none.
+    pub template: Option<PathBuf>,
+    /// That there is nothing to create is no error.
+    pub if_needed: bool,
 }
 
 /// What was done, one line each, for people.
@@ -34,9 +38,12 @@ pub type Report = Vec<String>;
 
 /// Creates the cluster, or a node of it, or replaces a disk. `new_id` draws ids.
 pub fn init(options: &InitOptions, mut new_id: impl FnMut() -> Uuid) -> Result<Report, Error> {
+    let mut report = Report::new();
+    if let Some(template) = options.template.as_ref().filter(|_| !options.config.exists()) {
+        copy_template(template, &options.config, &mut report)?;
+    }
     let loaded = Loaded::read_checked(&options.config)?;
     let mut ids = IdFile::open(&loaded)?;
-    let mut report = Report::new();
     if let Some(name) = &options.replace_lost_disk {
         replace_disk(&loaded, &mut ids, name, DiskId(new_id()), &mut report)?;
         return Ok(report);
@@ -68,13 +75,25 @@ pub fn init(options: &InitOptions, mut new_id: impl FnMut() -> Uuid) -> Result<R
             &mut report,
         )?);
     }
-    if created == 0 {
+    if created == 0 && !options.if_needed {
         return Err(Error::Usage(
             "everything is initialised already; nothing was changed (a lost disk: --replace-lost-disk NODE)"
                 .to_owned(),
         ));
     }
     Ok(report)
+}
+
+/// The template becomes the configuration whole or not at all.
+fn copy_template(template: &Path, config: &Path, report: &mut Report) -> Result<(), Error> {
+    let text = std::fs::read_to_string(template).map_err(|source| Error::Io {
+        what: "read the template",
+        path: template.to_owned(),
+        source,
+    })?;
+    write_durably(config, &text)?;
+    report.push(format!("{} copied to {}", template.display(), config.display()));
+    Ok(())
 }
 
 /// A journal node that has a disk id was registered. If its directory is empty now, its disk was lost, and

@@ -4,6 +4,7 @@
 //! - [`init`]: creating a cluster, once.
 //! - [`node`]: starting and stopping the services of one node, in whatever process.
 //! - [`serve`]: one node as a process, with health, reflection and a clean end.
+//! - [`probe`]: whether a node that runs is ready, for health checks.
 //! - [`embedded`]: a whole cluster in one process, durable under one directory.
 //!
 //! Invariant: nothing here looks into what the services say to each other; it only introduces them.
@@ -17,7 +18,9 @@ pub mod health;
 pub mod init;
 mod lock;
 pub mod logging;
+pub mod metrics;
 pub mod node;
+pub mod probe;
 pub mod serve;
 mod services;
 pub mod status;

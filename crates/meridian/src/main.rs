@@ -6,11 +6,12 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, InitArgs, ServeArgs};
+use cli::{Cli, Command, ConfigCommand, HealthArgs, InitArgs, ServeArgs};
 use meridian::config::{Loaded, check};
 use meridian::error::Error;
 use meridian::init::{self, InitOptions};
 use meridian::logging;
+use meridian::probe;
 use meridian::serve::{self, ServeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(args),
         Command::Init(args) => init(args),
+        Command::Health(args) => health(&args),
         Command::Config(ConfigCommand::Check(args)) => check(&args.config),
     };
     match done {
@@ -50,6 +52,7 @@ fn serve(args: ServeArgs) -> Result<(), Error> {
         roles: args.role,
         listen: args.listen,
         data_dir: args.data_dir,
+        metrics: args.metrics,
         seed: args.seed.unwrap_or_else(rand::random),
     };
     runtime.block_on(async {
@@ -87,11 +90,26 @@ fn init(args: InitArgs) -> Result<(), Error> {
         config: args.config,
         node: args.node,
         replace_lost_disk: args.replace_lost_disk,
+        template: args.template,
+        if_needed: args.if_needed,
     };
     for line in init::init(&options, new_id)? {
         eprintln!("{line}");
     }
     Ok(())
+}
+
+fn health(args: &HealthArgs) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Usage(format!("the runtime does not start: {error}")))?;
+    runtime.block_on(probe::ask(
+        &args.config,
+        &args.node,
+        args.at.as_deref(),
+        &args.service,
+    ))
 }
 
 /// Drawn from the operating system: ids of clusters and disks must never meet.

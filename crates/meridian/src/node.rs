@@ -49,6 +49,8 @@ pub struct Node {
     pub routes: Routes,
     /// Whether it lives, and whether it is ready.
     pub health: NodeHealth,
+    /// What it says of itself.
+    pub report: NodeReport,
     draining: CancellationToken,
     services: Vec<Running>,
     /// Lives as long as the node: its services watch it.
@@ -116,11 +118,13 @@ impl Node {
             address,
             start.clock,
             all,
-        );
+        )
+        .with_files(start.node.data_dir.clone());
         let routes = routes(&services, &health, &report)?;
         Ok(Self {
             routes: guard::guarded(routes, identity),
             health,
+            report,
             draining,
             services,
             _map: map,

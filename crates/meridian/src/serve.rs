@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_clock::{SharedClock, SystemClock};
+use meridian_rpc::metered::metered;
 use meridian_rpc::{Identity, Listener, LocalNodes, Network, TcpDialer};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +17,7 @@ use crate::config::{AgreedSettings, ClockSource, File, Loaded, NodeSection, Role
 use crate::error::Error;
 use crate::init;
 use crate::lock::DirectoryLock;
+use crate::metrics::Metrics;
 use crate::node::{Node, NodeStart};
 
 /// How often a process that waits to become ready says what it waits for.
@@ -31,6 +36,8 @@ pub struct ServeOptions {
     pub listen: Option<String>,
     /// Keep files here.
     pub data_dir: Option<PathBuf>,
+    /// Publish metrics here.
+    pub metrics: Option<String>,
     /// All randomness of the process derives from it.
     pub seed: u64,
 }
@@ -60,6 +67,13 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken) -> Result
         .map_or_else(|_| listen.to_owned(), |address| address.to_string());
     tracing::info!(node = %section.name, region = %section.region, %cluster, %address, roles = %names(&roles), "starting");
 
+    // Before any service starts: what is counted before there is anything to count with is lost.
+    let metrics = options.metrics.as_deref().or(section.metrics.as_deref());
+    let metrics = match metrics {
+        Some(listen) => Some(Metrics::listen(&section, listen).await?),
+        None => None,
+    };
+
     let identity = Identity {
         cluster,
         node: section.node_name(),
@@ -76,10 +90,17 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken) -> Result
         seed: options.seed,
     })
     .await?;
-    local.register(identity.node.clone(), node.routes.clone());
+    let routes = match &metrics {
+        Some(_) => metered(node.routes.clone(), &role_names(&roles)),
+        None => node.routes.clone(),
+    };
+    local.register(identity.node.clone(), routes.clone());
 
     let stop_listening = CancellationToken::new();
-    let served = meridian_rpc::serve(Listener::Tcp(socket), node.routes.clone(), stop_listening.clone());
+    let _published = metrics.map(|metrics| metrics.publish(node.report.clone()));
+    let max_age = max_connection_age(&section, options.seed);
+    let listener = Listener::Tcp(socket);
+    let served = meridian_rpc::serve_renewed(listener, routes, max_age, stop_listening.clone());
     let mut served = tokio::spawn(served);
     let ended = tokio::select! {
         biased;
@@ -90,6 +111,7 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken) -> Result
     };
     if ended.is_ok() {
         tracing::info!(node = %section.name, "stopping");
+        tell_supervisor(&[NotifyState::Stopping]);
     }
     node.drain();
     // Still listening: whoever calls a service that drains is told so by it, with what to do instead.
@@ -104,6 +126,14 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken) -> Result
         tracing::info!(node = %section.name, "stopped");
     }
     ended
+}
+
+/// How old a client's connection may become: by chance three quarters of what is configured at least, so that the processes of a cluster
+/// do not all renew theirs at once. Nodes that serve no clients keep theirs: who calls them knows them by name and keeps them alive.
+fn max_connection_age(node: &NodeSection, seed: u64) -> Option<Duration> {
+    let age = Duration::from_millis(node.settings.router.max_connection_age_ms);
+    let part = StdRng::seed_from_u64(seed).random_range(0.75..=1.0);
+    (node.has(Role::Router) && !age.is_zero()).then(|| age.mul_f64(part))
 }
 
 fn listening_ended(address: &str, end: Result<std::io::Result<()>, tokio::task::JoinError>) -> Error {
@@ -122,9 +152,19 @@ fn listening_ended(address: &str, end: Result<std::io::Result<()>, tokio::task::
 async fn announce(node: &Node, name: &str, address: &str) -> std::convert::Infallible {
     while let Err(error) = node.wait_ready(PROGRESS_INTERVAL).await {
         tracing::info!(node = %name, %error, "waiting");
+        tell_supervisor(&[NotifyState::Status(&format!("waiting: {error}"))]);
     }
     tracing::info!(node = %name, %address, "ready");
+    let status = format!("serving at {address}");
+    tell_supervisor(&[NotifyState::Ready, NotifyState::Status(&status)]);
     std::future::pending().await
+}
+
+/// What systemd, or whoever else set `NOTIFY_SOCKET`, is to know. Without one nothing happens.
+fn tell_supervisor(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
 }
 
 /// The roles asked for; all of the node's when none are.
@@ -143,7 +183,11 @@ fn chosen_roles(node: &NodeSection, asked: Option<&[Role]>) -> Result<Vec<Role>,
 }
 
 fn names(roles: &[Role]) -> String {
-    roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(",")
+    role_names(roles).join(",")
+}
+
+fn role_names(roles: &[Role]) -> Vec<&'static str> {
+    roles.iter().map(|role| role.name()).collect()
 }
 
 /// One process per directory. A journal node's must exist already; a storage node's is created.

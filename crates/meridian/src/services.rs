@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use meridian_journal::files::RealFiles;
+use meridian_query::StorageNode;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::{CommittedWatch, Env, ServiceFailure, Started};
 use meridian_types::{NodeName, RangeMap};
@@ -36,7 +37,7 @@ pub(crate) async fn start(
         Role::Adjudicator => adjudicator(node, common, shutdown).await,
         Role::Storage => storage(node, env, common.owners.clone(), shutdown).await,
         Role::Query => query(node, common, shutdown).await,
-        Role::Router => router(node, env, shutdown).await,
+        Role::Router => router(node, common, shutdown).await,
     }
 }
 
@@ -74,6 +75,7 @@ async fn storage(
     let dir = init::service_dir(node.node, Role::Storage).unwrap_or_default();
     let config = meridian_storage::Config {
         cluster: Some(node.cluster),
+        keys: node.node.storage_keys.range().unwrap_or_default(),
         ..node.node.settings.storage(&node.file.cluster.settings, dir)
     };
     let journals = nearest(node, Role::Journal);
@@ -82,13 +84,24 @@ async fn storage(
 
 async fn query(node: &NodeStart<'_>, common: &Common, shutdown: CancellationToken) -> Result<Started, Error> {
     let config = node.node.settings.query.clone();
-    let storage = in_region(node, Role::Storage);
+    let storage = in_region(node, Role::Storage).into_iter();
+    let storage = storage.map(|name| storage_node(node, name)).collect();
     let (env, owners, committed) = (
         common.env.clone(),
         common.owners.clone(),
         common.committed.clone(),
     );
     Ok(meridian_query::start(config, env, owners, committed, storage, shutdown).await?)
+}
+
+/// With the keys that it is configured to hold.
+fn storage_node(node: &NodeStart<'_>, name: NodeName) -> StorageNode {
+    let section = node.file.node(&name.0).ok();
+    let keys = section.and_then(|section| section.storage_keys.range());
+    StorageNode {
+        name,
+        keys: keys.unwrap_or_default(),
+    }
 }
 
 /// Follows what the journal commits, if one of the node's roles waits for records.
@@ -103,10 +116,14 @@ pub(crate) fn follow_committed(
     CommittedWatch::start(env, nearest(node, Role::Journal), shutdown)
 }
 
-async fn router(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -> Result<Started, Error> {
+async fn router(
+    node: &NodeStart<'_>,
+    common: &Common,
+    shutdown: CancellationToken,
+) -> Result<Started, Error> {
     let config = node.node.settings.router.clone();
     let queries = in_region(node, Role::Query);
-    let mut env = env.clone();
+    let mut env = common.env.clone();
     if queries.contains(&env.node) {
         // A router refuses to forward to its own port, where it would meet itself. `front` keeps the two apart,
         // so here the query processor behind it is another node as far as the router is concerned.
@@ -118,7 +135,15 @@ async fn router(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) ->
         address: node.address.clone(),
         roles: node.roles.iter().map(|role| role.name().to_owned()).collect(),
     });
-    Ok(meridian_router::start(config, env, queries, nodes.collect(), shutdown).await?)
+    Ok(meridian_router::start(
+        config,
+        env,
+        queries,
+        nodes.collect(),
+        common.map.clone(),
+        shutdown,
+    )
+    .await?)
 }
 
 /// The nodes with the role, those of the own region first.

@@ -18,6 +18,7 @@
 mod attempts;
 mod decide;
 mod floors;
+mod hand_over;
 mod home;
 mod participant;
 mod prepares;
@@ -33,6 +34,7 @@ use meridian_types::{Epoch, Interval, Lsn, Position, RangeId, StreamId, Timestam
 pub use attempts::{AttemptAnswer, OutcomeAnswer};
 pub use decide::{CommitRequest, Decision};
 pub use floors::RaiseAnswer;
+pub use hand_over::{HandedOver, HandedVote};
 pub use home::{HomeRequest, HomeStep};
 pub use participant::{AttemptEnd, OpenPrepare, PrepareRequest, PrepareTerms, Vote};
 pub use refusal::{ReadLimit, Refusal};
@@ -176,6 +178,15 @@ impl Adjudication {
         self.outcomes.insert(txn, Outcome::Barred { lsn }, opened_at);
     }
 
+    /// A transaction that a stream has barred which ordered these keys before: it commits here no more than there (section 5). To be
+    /// told before the outcomes in the adopted log.
+    pub fn inherit_barred(&mut self, txn: TxnId) {
+        if !is_broken(Rule::InheritedBars) {
+            // Durable in the range map, which everybody has who may ask for this stream.
+            self.recover_barred(txn, Lsn(0));
+        }
+    }
+
     /// The range.
     pub fn range(&self) -> RangeId {
         self.opening.range
@@ -251,14 +262,12 @@ impl Adjudication {
     /// lsn; nothing is decided, closed or barred afterwards.
     pub fn release(&mut self) -> (Timestamp, Lsn) {
         self.stopped = true;
-        // What was refused here as too old is refused by the successor as well; and the attempts that were voted on are not
-        // known to it.
-        self.raise_floor(self.recent.window_low());
-        self.raise_floor(self.prepares.highest_promise());
-        let floor = if is_broken(Rule::ReleaseFloor) {
-            Timestamp(1)
-        } else {
-            self.floor
+        // For a successor that knows nothing else: what was refused here as too old is refused by it as well, and the
+        // attempts that were voted on are not known to it. One that was handed the state goes on from the floor itself.
+        let promised = self.prepares.highest_promise();
+        let floor = match is_broken(Rule::ReleaseFloor) {
+            true => Timestamp(1),
+            false => self.floor.max(self.recent.window_low()).max(promised),
         };
         (floor, self.take_lsn())
     }

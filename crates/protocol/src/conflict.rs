@@ -86,6 +86,20 @@ impl Collision {
     }
 }
 
+/// A committed write, as one owner hands it to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedWrite {
+    /// The key.
+    pub key: Key,
+    /// When it was written last.
+    pub at: Timestamp,
+    /// By which transaction.
+    pub txn: TxnId,
+}
+
+/// What a [`CommittedWrite`] costs beside its key's bytes.
+const COMMITTED_WRITE_BYTES: usize = 64;
+
 /// What an entry costs beside its key's bytes: both maps' nodes, about half full, and the allocation.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
@@ -134,6 +148,28 @@ impl RecentWrites {
     /// About how many bytes are in use; at most the limit.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
+    }
+
+    /// The newest committed writes of about `max_bytes`, newest first, and the `window_low` of who knows these only. What is
+    /// promised is not among them.
+    pub fn newest_commits(&self, max_bytes: usize) -> (Vec<CommittedWrite>, Timestamp) {
+        let mut writes = Vec::new();
+        let mut window_low = self.window_low;
+        let mut bytes = 0;
+        let committed = |key: &Key| self.by_key.get(key)?.committed();
+        for (_, key) in self.by_time.iter().rev() {
+            let Some((at, txn)) = committed(key) else {
+                continue;
+            };
+            bytes += key.0.len() + COMMITTED_WRITE_BYTES;
+            if bytes > max_bytes {
+                window_low = window_low.max(at);
+            } else {
+                let key = key.clone();
+                writes.push(CommittedWrite { key, at, txn });
+            }
+        }
+        (writes, window_low)
     }
 
     /// Refuse every snapshot older than this from now on.

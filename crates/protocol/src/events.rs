@@ -11,7 +11,7 @@
 //! | `started` | query processor | txn, start, present | a snapshot is fixed (R1); not `present`: an older one was asked for |
 //! | `ended` | query processor | txn, start, outcome, commit | it tells how a transaction ended, after R3's wait |
 //! | `told` | query processor | txn, outcome, commit | it answers who asks for the outcome of a transaction, after R3's wait |
-//! | `opening` | adjudicator | stream, epoch, lsn, adopted_epoch, adopted_lsn, floor, lease_end, resumed | it has won a fence and appends `Opened` after the adopted log; `resumed`: it was the owner and keeps its soft state |
+//! | `opening` | adjudicator | stream, epoch, lsn, adopted_epoch, adopted_lsn, floor, lease_end, map, resumed, handed | it has won a fence and appends `Opened`, which names version `map` of the range map, after the adopted log; `resumed`: it was the owner and keeps its soft state; `handed`: it goes on with the state that the owner before it has handed over |
 //! | `serving` | adjudicator | stream, epoch, floor, window_low, lease_end | its `Opened` is committed |
 //! | `leased` | adjudicator | stream, epoch, lease_end | a `Lease` record is committed: it may be relied on |
 //! | `decided` | adjudicator | stream, epoch, lsn, txn, attempt, start, commit, written, checked, participants | a transaction commits if the record at `lsn` does (R2); `written` names the keys of all ranges, `checked` those of this one, `participants` the streams of the others, if any |
@@ -20,7 +20,9 @@
 //! | `raised` | adjudicator | stream, epoch, floor, lsn | it promises that nothing commits at or below `floor` after `lsn`, once that is committed (R19) |
 //! | `barred` | adjudicator | stream, epoch, lsn, txn | no attempt of the transaction ever commits if the record at `lsn` is committed |
 //! | `given_up` | adjudicator | stream, epoch, txn, attempt, home_epoch | it says of one attempt that it will never commit |
-//! | `released` | adjudicator | stream, epoch, lsn, floor | it appends `Released`, its last act in the epoch |
+//! | `named` | adjudicator | stream, epoch, map | a record of its own is committed that names this version of the range map: it votes for the homes in it (5.1) |
+//! | `released` | adjudicator | stream, epoch, lsn, floor, sealed, window_low | it appends `Released`, or `Sealed`, its last act in the epoch |
+//! | `mapped` | adjudicator | stream, epoch, lsn, map | the range map is this one from the record at `lsn` on, if that is committed; encoded as in the record |
 //! | `answered` | adjudicator | stream, epoch, lsn, commit | it says that the transaction's record, an entry of `epoch`, is committed |
 //! | `closed` | adjudicator | stream, range, epoch, x, after | a closure leaves (R13) |
 //! | `stopped` | adjudicator | stream, epoch | it decides and closes nothing more in this epoch |
@@ -31,6 +33,7 @@
 //! | `accepted` | journal node | stream, owner_epoch, epoch, lsn | it accepts an append of the owner of `owner_epoch`; when that is synced, its log equals the owner's up to this entry |
 //! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
 //! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
+//! | `followed` | storage node | stream, lsn | it begins to follow a stream that it did not know when it started, with everything applied up to this entry |
 //! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |
 //! | `complete` | storage node | range, epoch, x, after | it takes a closure, after everything that it was fed before (R14) |
 //! | `looked_up` | storage node | at, key, newest | it has read a key at a snapshot; `newest` is the version it found, 0 for none |

@@ -18,17 +18,67 @@ pub struct LeadPolicy {
     pub ceiling: Duration,
     /// A measurement is forgotten after this long.
     pub window: Duration,
-    /// Time between two periodic closures.
+    /// Time between two periodic closures of a range that nobody reads, or that is read nearby.
     pub closed_interval: Duration,
 }
 
-/// Tunes the lead of one range from the largest measurements of a sliding window. Journal nodes are numbered by the caller, from
+/// How far ahead of the present a range works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// How far ahead transactions commit at least (R2).
+    pub commit: Duration,
+    /// How far the range is closed (R13): one interval further, for a closure has to do until the next one arrives.
+    pub close: Duration,
+    /// Time between two periodic closures (R15).
+    pub interval: Duration,
+}
+
+impl LeadPolicy {
+    /// Commits and closures this far ahead, whatever was measured.
+    pub fn fixed(&self, lead: Duration) -> Lead {
+        Lead {
+            commit: lead,
+            close: lead,
+            interval: self.closed_interval,
+        }
+    }
+
+    /// What follows from a measurement: it takes `known` until the readers can have what was committed.
+    fn lead(&self, known: Duration) -> Lead {
+        let interval = self.interval(known);
+        // Not `clamp`: it panics when a configuration puts the floor above the ceiling.
+        let bounded = |lead: Duration| lead.min(self.ceiling).max(self.floor);
+        let close = bounded(known.saturating_add(interval));
+        Lead {
+            commit: bounded(close.saturating_sub(interval)),
+            close,
+            interval,
+        }
+    }
+
+    /// The time between closures is part of what a commit waits for, so it is short beside the rest; a power of two of milliseconds, so
+    /// that ranges close at the same time and share messages. What is near has to wait anyway for longer than this would gain.
+    fn interval(&self, known: Duration) -> Duration {
+        if known < FAR {
+            return self.closed_interval;
+        }
+        let share = (known / INTERVALS).as_millis().clamp(1, 1 << 10);
+        let millis = 1 << share.ilog2();
+        Duration::from_millis(millis).min(self.closed_interval)
+    }
+}
+
+/// Whoever needs at least so long to know of a commit is far.
+const FAR: Duration = Duration::from_millis(8);
+/// A range that is read from afar is closed at least so many times while an entry is on its way there.
+const INTERVALS: u32 = 10;
+
+/// Tunes the lead of one range from the measurements of a sliding window. Journal nodes are numbered by the caller, from
 /// a small fixed set.
 #[derive(Clone, Debug)]
 pub struct LeadTuner {
     policy: LeadPolicy,
-    known: BTreeMap<usize, WindowMax>,
-    append: WindowMax,
+    known: BTreeMap<usize, Window>,
     /// When the range was last read through the journal node's feed.
     read: BTreeMap<usize, Timestamp>,
 }
@@ -39,7 +89,6 @@ impl LeadTuner {
         Self {
             policy,
             known: BTreeMap::new(),
-            append: WindowMax::default(),
             read: BTreeMap::new(),
         }
     }
@@ -47,7 +96,7 @@ impl LeadTuner {
     /// It took `latency` from sending an entry until the journal node knew it to be committed.
     pub fn on_commit_known(&mut self, journal: usize, latency: Duration, now: Interval) {
         let known = self.known.entry(journal).or_default();
-        known.push(now.latest, latency, self.policy.window);
+        known.push(now.latest, latency);
     }
 
     /// The range is read by somebody who follows the journal node's feed.
@@ -55,59 +104,73 @@ impl LeadTuner {
         self.read.insert(journal, now.latest);
     }
 
-    /// It took `latency` from deciding a transaction until its record was sent.
-    pub fn on_append(&mut self, latency: Duration, now: Interval) {
-        self.append.push(now.latest, latency, self.policy.window);
+    /// Whether the range was read lately by somebody who follows the journal node's feed.
+    pub fn is_read(&self, journal: usize, now: Interval) -> bool {
+        let oldest = self.oldest(now);
+        self.read.get(&journal).is_some_and(|at| *at >= oldest)
     }
 
-    /// The lead to use now (R2, R13): commit known wherever the range was read lately + append + closing interval + clock
+    fn oldest(&self, now: Interval) -> Timestamp {
+        now.latest.saturating_sub(self.policy.window)
+    }
+
+    /// The lead to use now (R2, R13): commit known wherever the range was read lately + closing interval + clock
     /// bound, between floor and ceiling. The floor where nobody reads, or nothing was measured.
-    pub fn lead(&mut self, now: Interval) -> Duration {
-        let oldest = now.latest.saturating_sub(self.policy.window);
+    pub fn lead(&mut self, now: Interval) -> Lead {
+        let oldest = self.oldest(now);
         self.read.retain(|_, at| *at >= oldest);
         let is_read = |journal: &usize| self.read.contains_key(journal);
         let measured = self.known.iter_mut().filter(|(journal, _)| is_read(journal));
-        let Some(known) = measured.filter_map(|(_, known)| known.max_since(oldest)).max() else {
-            return self.policy.floor;
-        };
-        let append = self.append.max_since(oldest).unwrap_or_default();
-        let wanted = known
-            .saturating_add(append)
-            .saturating_add(self.policy.closed_interval)
-            .saturating_add(now.bound());
-        // Not `clamp`: it panics when a configuration puts the floor above the ceiling.
-        wanted.min(self.policy.ceiling).max(self.policy.floor)
+        match measured.filter_map(|(_, known)| known.usual(oldest)).max() {
+            Some(known) => self.policy.lead(known.saturating_add(now.bound())),
+            None => self.policy.fixed(self.policy.floor),
+        }
     }
 }
 
-/// The largest of the recent values: only those are kept that no later one exceeds, so that the
-/// first is the largest.
+/// The latest values of a sliding window.
 ///
-/// Invariant: values strictly decrease from front to back, times do not.
+/// Invariant: times do not fall from front to back.
 #[derive(Clone, Debug, Default)]
-struct WindowMax {
+struct Window {
     samples: VecDeque<(Timestamp, Duration)>,
+    /// What [`Self::usual`] found, until the samples change.
+    usual: Option<Duration>,
 }
 
-/// More samples than this are not kept; the oldest (and largest) stays, which errs towards a longer lead.
-const MAX_SAMPLES: usize = 64;
+/// More samples than this are not kept, whatever their age.
+const MAX_SAMPLES: usize = 256;
+/// Of so many samples the largest does not count: one slow sync would make every commit of the window's length wait for it, while
+/// without it a few reads wait once.
+const OUTLIERS: usize = 32;
+/// Of so few samples all count.
+const FEW: usize = 8;
 
-impl WindowMax {
-    fn push(&mut self, at: Timestamp, value: Duration, window: Duration) {
-        self.max_since(at.saturating_sub(window));
-        while self.samples.back().is_some_and(|(_, last)| *last <= value) {
-            self.samples.pop_back();
-        }
+impl Window {
+    fn push(&mut self, at: Timestamp, value: Duration) {
         if self.samples.len() == MAX_SAMPLES {
-            self.samples.pop_back();
-        }
-        self.samples.push_back((at, value));
-    }
-
-    fn max_since(&mut self, oldest: Timestamp) -> Option<Duration> {
-        while self.samples.front().is_some_and(|(at, _)| *at < oldest) {
             self.samples.pop_front();
         }
-        self.samples.front().map(|(_, value)| *value)
+        self.samples.push_back((at, value));
+        self.usual = None;
+    }
+
+    /// The largest value not older than this, but for the outliers.
+    fn usual(&mut self, oldest: Timestamp) -> Option<Duration> {
+        while self.samples.front().is_some_and(|(at, _)| *at < oldest) {
+            self.samples.pop_front();
+            self.usual = None;
+        }
+        if self.usual.is_none() && !self.samples.is_empty() {
+            let mut values: Vec<Duration> = self.samples.iter().map(|(_, value)| *value).collect();
+            let outliers = match values.len() {
+                ..FEW => 0,
+                count => count.div_ceil(OUTLIERS),
+            };
+            let index = values.len() - 1 - outliers;
+            let (_, usual, _) = values.select_nth_unstable(index);
+            self.usual = Some(*usual);
+        }
+        self.usual
     }
 }

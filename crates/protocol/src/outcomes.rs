@@ -4,7 +4,7 @@
 //! `outcome_low` tells which questions cannot be answered any more. If the memory fills, commits are
 //! refused rather than outcomes forgotten.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_types::{Lsn, Timestamp, TxnId};
 
@@ -38,11 +38,12 @@ pub struct ForgottenOutcomes {
 
 /// The outcomes of one stream's recent transactions.
 ///
-/// Invariant: `by_age` and `by_txn` hold the same transactions; ages do not decrease from front to back.
+/// Invariant: `by_age` and `by_txn` hold the same transactions, `barred` those of them that are; ages do not decrease from front to back.
 #[derive(Clone, Debug)]
 pub struct Outcomes {
     by_txn: BTreeMap<TxnId, (Timestamp, Outcome)>,
     by_age: VecDeque<TxnId>,
+    barred: BTreeSet<TxnId>,
     newest: Timestamp,
     limit: usize,
     outcome_low: Timestamp,
@@ -55,6 +56,7 @@ impl Outcomes {
         Self {
             by_txn: BTreeMap::new(),
             by_age: VecDeque::new(),
+            barred: BTreeSet::new(),
             newest,
             limit,
             outcome_low,
@@ -70,6 +72,11 @@ impl Outcomes {
     /// The outcome of a transaction, if it is remembered.
     pub fn get(&self, txn: TxnId) -> Option<Outcome> {
         self.by_txn.get(&txn).map(|(_, outcome)| *outcome)
+    }
+
+    /// The transactions that are barred.
+    pub fn barred(&self) -> impl ExactSizeIterator<Item = TxnId> + '_ {
+        self.barred.iter().copied()
     }
 
     /// Whether no more outcome may be added.
@@ -95,6 +102,9 @@ impl Outcomes {
         }
         // A bar's time may lie behind the last commit's, which may be `lead` ahead of the present.
         self.newest = self.newest.max(at);
+        if matches!(outcome, Outcome::Barred { .. }) {
+            self.barred.insert(txn);
+        }
         self.by_txn.insert(txn, (self.newest, outcome));
         self.by_age.push_back(txn);
     }
@@ -111,6 +121,7 @@ impl Outcomes {
                 Some((_, Outcome::Barred { .. })) => forgotten.any_barred = true,
                 None => {}
             }
+            self.barred.remove(txn);
             self.by_txn.remove(txn);
             self.by_age.pop_front();
             forgotten.count += 1;

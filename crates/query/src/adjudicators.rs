@@ -212,6 +212,7 @@ impl Adjudicators {
             txn: token.txn.to_bytes(),
             start: token.start.0,
             stream: stream.0,
+            home_unknown: token.home.is_none(),
         };
         let mut client = client(self.network.transport(node));
         self.ask(node, client.outcome(query), deadline).await

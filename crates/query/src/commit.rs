@@ -191,7 +191,7 @@ impl Processor {
         if let Some(owner) = self.owners.known(stream) {
             return Some(owner.node);
         }
-        self.owners.map().candidates(stream).first().cloned()
+        self.owners.map().candidates(stream).into_iter().next()
     }
 
     fn round_trip(&self, stream: StreamId) -> Duration {
@@ -239,12 +239,18 @@ impl Processor {
 
     async fn drive(&self, prepared: &mut Prepared, deadline: Instant) -> Ending {
         let token = prepared.token();
-        let commit = self.attempts(prepared, deadline).await?;
+        let sent = Instant::now();
+        let ended = self.attempts(prepared, deadline).await;
+        self.figures.attempts.record(sent.elapsed());
+        let commit = ended?;
         if is_broken(Rule::CommitWait) {
             return Ok(Committed { commit, token });
         }
+        let known = Instant::now();
         let wait = meridian_clock::wait_until_past(&*self.env.clock, commit);
-        match tokio::time::timeout_at(deadline + LONGEST_COMMIT_WAIT, wait).await {
+        let waited = tokio::time::timeout_at(deadline + LONGEST_COMMIT_WAIT, wait).await;
+        self.figures.commit_wait.record(known.elapsed());
+        match waited {
             Ok(()) => Ok(Committed { commit, token }),
             Err(_) => Err(KvError::OutcomeUnknown { token }),
         }

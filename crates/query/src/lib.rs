@@ -9,7 +9,7 @@
 //! | `plan` | which ranges a commit touches, and its home |
 //! | `commit`, `outcome`, `execute` | attempts at the owners, and what became of them |
 //! | `registry`, `budget` | which transactions there are, and how much they may hold |
-//! | `mux`, `storage`, `adjudicators`, `delays` | calls to the other services, and how far they are |
+//! | `mux`, `storage`, `shards`, `adjudicators`, `delays` | calls to the other services, what they hold, and how far they are |
 //!
 //! Invariant: the query processor knows nothing of the journal but what is committed, and nothing that it holds is durable: when it
 //! dies, its open transactions are aborted, and the outcome of those being committed is with their home.
@@ -36,6 +36,7 @@ mod registry;
 mod retry;
 mod scan;
 mod session;
+mod shards;
 mod storage;
 mod txn;
 mod unary;
@@ -47,12 +48,13 @@ use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::v1::kv_server::KvServer;
 use meridian_rpc::{CommittedWatch, Env, Listener, Service, ServiceFailure, Started};
-use meridian_types::{NodeName, limits};
+use meridian_types::limits;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
 
 pub use config::Config;
 pub use error::ConfigError;
+pub use shards::StorageNode;
 
 use error::ROLE;
 use processor::Processor;
@@ -61,14 +63,14 @@ use unary::KvService;
 /// Starts a query processor and returns at once.
 ///
 /// `committed`: what the journal has committed, as the region's journal node tells. `storage`: the storage nodes of its
-/// region, any of which may be asked. After `shutdown` it begins
+/// region: any of those that hold a key may be asked for it. After `shutdown` it begins
 /// nothing new, lets open transactions end within `drain_ms`, and rolls back the rest.
 pub async fn start(
     config: Config,
     env: Env,
     owners: Owners,
     committed: CommittedWatch,
-    storage: Vec<NodeName>,
+    storage: Vec<StorageNode>,
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     check(&config, &env, &storage)?;
@@ -107,7 +109,7 @@ pub async fn run(
     listener: Listener,
     owners: Owners,
     committed: CommittedWatch,
-    storage: Vec<NodeName>,
+    storage: Vec<StorageNode>,
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
     let failed = |what: String| ServiceFailure { role: ROLE, what };
@@ -119,7 +121,7 @@ pub async fn run(
     started.stopped.await.map_err(|error| failed(error.to_string()))?
 }
 
-fn check(config: &Config, env: &Env, storage: &[NodeName]) -> Result<(), ConfigError> {
+fn check(config: &Config, env: &Env, storage: &[StorageNode]) -> Result<(), ConfigError> {
     let got = env.node.0.len();
     if got > MAX_NODE_BYTES {
         return Err(ConfigError::NodeName {
@@ -173,6 +175,8 @@ impl Service for QueryService {
             "transactions_open".to_owned(),
             self.processor.registry.open() as u64,
         );
+        let sessions = self.processor.open_sessions();
+        figures.insert("sessions_open".to_owned(), sessions as u64);
         figures.insert("bytes_held".to_owned(), self.processor.budget.used() as u64);
         let state = match self.processor.check_ready() {
             Ok(()) => "ready".to_owned(),

@@ -1,5 +1,6 @@
 //! `Outcome(token)`: what became of a transaction, whoever ran it (R1, section 5, I9).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -20,27 +21,42 @@ impl Processor {
     /// The final word on a transaction. *Aborted* means that its home, or when that is not known every stream, has
     /// barred it; *committed* is told only once the commit's time is surely past (R3).
     pub(crate) async fn outcome(&self, token: CommitToken, deadline: Instant) -> KvResult<OutcomeResponse> {
-        let streams = match token.home {
-            Some(home) => vec![home],
-            // Those included that were split or merged since: they answer for their transactions.
-            None => self.owners.map().streams().into_iter().collect(),
-        };
-        if streams.is_empty() {
-            return Err(KvError::OutcomeUnknown { token });
-        }
         let mut outcome = Outcome::Aborted;
-        let asked = streams
-            .into_iter()
-            .map(|stream| self.outcome_in(&token, stream, deadline));
-        let mut answers: FuturesUnordered<_> = asked.collect();
         let mut unknown = None;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(Asked::Committed(commit)) => return self.tell_committed(token, commit, deadline).await,
-                Ok(Asked::Forgotten) => outcome = Outcome::Forgotten,
-                Ok(Asked::Aborted | Asked::Again) => {}
-                Err(error) => unknown = Some(error),
+        let mut asked: BTreeSet<StreamId> = BTreeSet::new();
+        loop {
+            let open: Vec<StreamId> = match token.home {
+                Some(home) => vec![home],
+                // Those included that were split or merged since: they answer for their transactions.
+                None => self.owners.map().streams().into_iter().collect(),
+            };
+            let open: Vec<StreamId> = open.into_iter().filter(|stream| asked.insert(*stream)).collect();
+            if open.is_empty() {
+                break;
             }
+            let answers = open
+                .into_iter()
+                .map(|stream| self.outcome_in(&token, stream, deadline));
+            let mut answers: FuturesUnordered<_> = answers.collect();
+            let mut newest = 0;
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok((Asked::Committed(commit), _)) => {
+                        return self.tell_committed(token, commit, deadline).await;
+                    }
+                    Ok((Asked::Forgotten, _)) => outcome = Outcome::Forgotten,
+                    Ok((Asked::Aborted | Asked::Again, version)) => newest = newest.max(version),
+                    Err(error) => unknown = Some(error),
+                }
+            }
+            // A stream that has ended does not speak for its successors: those have to be known here, and asked.
+            if unknown.is_some() || !self.knows_map(newest, deadline).await {
+                unknown = unknown.or(Some(KvError::OutcomeUnknown { token }));
+                break;
+            }
+        }
+        if asked.is_empty() {
+            return Err(KvError::OutcomeUnknown { token });
         }
         if let Some(error) = unknown {
             return Err(error);
@@ -53,6 +69,13 @@ impl Processor {
             outcome: outcome.into(),
             commit_timestamp: 0,
         })
+    }
+
+    /// Waits until the range map is known here in this version or a newer one; whether it is.
+    async fn knows_map(&self, version: u64, deadline: Instant) -> bool {
+        let mut map = self.owners.map_changes();
+        let known = map.wait_for(|map| map.version >= version);
+        matches!(tokio::time::timeout_at(deadline, known).await, Ok(Ok(_)))
     }
 
     /// R3 holds for whoever tells.
@@ -80,13 +103,15 @@ impl Processor {
         }
     }
 
-    /// What the owner of one stream says; asked until it answers. Never [`Asked::Again`].
-    async fn outcome_in(&self, token: &CommitToken, stream: StreamId, deadline: Instant) -> KvResult<Asked> {
-        if self.owners.map().keys(stream).is_none() {
-            return Err(KvError::invalid(format!(
-                "the token names stream {stream}, which is not known"
-            )));
-        }
+    /// What the owner of one stream says; asked until it answers. Never [`Asked::Again`]. With the version of the range map whose
+    /// streams have to be asked as well, or 0.
+    async fn outcome_in(
+        &self,
+        token: &CommitToken,
+        stream: StreamId,
+        deadline: Instant,
+    ) -> KvResult<(Asked, u64)> {
+        // A stream that is not in the map here may be in a newer one, which a node that has just started has not seen yet.
         let mut backoff = self.retry.backoff();
         loop {
             if let Ok(Ok(owner)) = tokio::time::timeout_at(deadline, self.owners.owner(stream)).await {
@@ -94,9 +119,10 @@ impl Processor {
                     .adjudicators
                     .outcome(&owner.node, token, stream, deadline)
                     .await;
+                let map_version = answer.as_ref().map_or(0, |answer| answer.map_version);
                 match self.understand(stream, &owner, answer) {
                     Asked::Again => {}
-                    answered => return Ok(answered),
+                    answered => return Ok((answered, map_version)),
                 }
             }
             if !backoff.pause(Duration::ZERO, deadline).await {

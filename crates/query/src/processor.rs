@@ -9,7 +9,7 @@ use meridian_rpc::handle::TxnHandle;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::{BeginRequest, BeginResponse};
 use meridian_rpc::{CommittedWatch, Env, KvError, convert};
-use meridian_types::{CommitToken, NodeName, Timestamp, TxnId};
+use meridian_types::{CommitToken, Timestamp, TxnId};
 use rand::RngCore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use crate::mux::MuxLimits;
 use crate::registry::{Asked, Registry};
 use crate::retry::Retry;
 use crate::scan::{Scan, ScanSpec};
+use crate::shards::StorageNode;
 use crate::storage::StorageNodes;
 use crate::txn::Txn;
 
@@ -45,8 +46,10 @@ pub(crate) struct Processor {
     pub(crate) budget: Arc<Budget>,
     pub(crate) retry: Retry,
     pub(crate) figures: Figures,
-    /// Nothing new is begun.
+    /// Nothing new is let in, and the clients of open sessions are told to open others.
     pub(crate) draining: CancellationToken,
+    /// Nothing is begun in open sessions either: their clients have had the time to open others.
+    refusing: CancellationToken,
     /// Everything ends.
     pub(crate) closed: CancellationToken,
     operations: Arc<Semaphore>,
@@ -59,7 +62,7 @@ impl Processor {
         env: Env,
         owners: Owners,
         committed: CommittedWatch,
-        storage: &[NodeName],
+        storage: &[StorageNode],
         draining: CancellationToken,
     ) -> Self {
         let mut rng = env.rng();
@@ -92,6 +95,7 @@ impl Processor {
             figures: Figures::default(),
             retry,
             draining,
+            refusing: CancellationToken::new(),
             closed,
             env,
             config,
@@ -110,13 +114,29 @@ impl Processor {
         })
     }
 
+    /// Sessions that are open.
+    pub(crate) fn open_sessions(&self) -> usize {
+        self.config
+            .max_sessions
+            .saturating_sub(self.sessions.available_permits())
+    }
+
     /// Whether it takes new transactions (section 2: not with a clock that it cannot trust).
     pub(crate) fn check_ready(&self) -> KvResult<()> {
         if self.draining.is_cancelled() {
-            return Err(KvError::unavailable(format!(
-                "node {} is shutting down",
-                self.env.node
-            )));
+            return Err(self.shutting_down());
+        }
+        self.check_begins()
+    }
+
+    fn shutting_down(&self) -> KvError {
+        KvError::unavailable(format!("node {} is shutting down", self.env.node))
+    }
+
+    /// Whether transactions may begin in what is open.
+    fn check_begins(&self) -> KvResult<()> {
+        if self.refusing.is_cancelled() {
+            return Err(self.shutting_down());
         }
         if !self.env.clock.is_healthy() {
             return Err(KvError::unavailable(format!(
@@ -136,7 +156,7 @@ impl Processor {
 
     /// Begins a transaction, to run all of it or not.
     pub(crate) fn begin_as(&self, request: &BeginRequest, asked: Asked) -> KvResult<Arc<Txn>> {
-        self.check_ready()?;
+        self.check_begins()?;
         let now = self.env.clock.now().latest;
         let options = Options::new(request, &self.config, now)?;
         let id = if request.txn_id.is_empty() {
@@ -238,10 +258,21 @@ impl Processor {
         }
     }
 
-    /// After shutdown was asked for: lets open transactions end, within a bound.
+    /// After shutdown was asked for: lets clients go elsewhere and open transactions end, within a bound. For half of the time
+    /// transactions may begin in sessions that are still open: a client needs a moment to open another.
     pub(crate) async fn drain(&self) {
-        let deadline = Instant::now() + Duration::from_millis(self.config.drain_ms);
-        while self.registry.open() > 0 && Instant::now() < deadline {
+        let began = Instant::now();
+        let patience = Duration::from_millis(self.config.drain_ms);
+        loop {
+            let passed = began.elapsed();
+            let all_left = self.sessions.available_permits() >= self.config.max_sessions;
+            if all_left || passed >= patience / 2 {
+                self.refusing.cancel();
+            }
+            let is_idle = self.refusing.is_cancelled() && self.registry.open() == 0;
+            if is_idle || passed >= patience {
+                break;
+            }
             tokio::time::sleep(DRAIN_POLL).await;
         }
         for txn in self.registry.unfinished() {

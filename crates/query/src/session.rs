@@ -26,9 +26,12 @@ use futures::stream::{BoxStream, FuturesUnordered};
 use meridian_rpc::batch::Batches;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::session_reply::Reply;
-use meridian_rpc::v1::{SessionHello, SessionOp, SessionReply, SessionRequest, SessionResponse};
+use meridian_rpc::v1::{
+    SessionClosing, SessionHello, SessionOp, SessionReply, SessionRequest, SessionResponse,
+};
 use meridian_rpc::{FORMAT_VERSION, KvError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::processor::Processor;
@@ -70,9 +73,8 @@ pub(crate) fn open(
         id: 0,
         reply: Some(Reply::Hello(hello)),
     });
-    let slow_client = Duration::from_millis(processor.config.slow_client_ms);
     let session = Session {
-        output: Output::new(sender, slow_client),
+        output: Output::new(sender, processor.clone()),
         processor,
         table: Table::default(),
         scans: BTreeMap::new(),
@@ -102,8 +104,11 @@ impl Session {
         let processor = self.processor.clone();
         let output = self.output.clone();
         let idle = Duration::from_millis(processor.config.session_idle_ms);
+        let mut told = false;
         loop {
+            let began = Instant::now();
             self.dispatch_backlog();
+            self.processor.figures.busy.record(began.elapsed());
             if self.input_ended && self.running.is_empty() {
                 break;
             }
@@ -112,6 +117,12 @@ impl Session {
                 biased;
                 () = processor.closed.cancelled() => break,
                 () = output.closed() => break,
+                () = processor.draining.cancelled(), if !told => {
+                    told = true;
+                    if !output.send(0, Reply::Closing(SessionClosing {})).await {
+                        break;
+                    }
+                }
                 Some(done) = self.running.next(), if !self.running.is_empty() => {
                     if !self.finish(done) {
                         break;

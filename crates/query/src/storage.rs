@@ -1,13 +1,14 @@
 //! Reads at a timestamp, from whichever storage node of the region answers.
 //!
 //! The snapshot is fixed before the first read, so that it does not matter which node answers a read, nor
-//! whether two of them do: what was lost on the way is simply asked again, elsewhere.
+//! whether two of them do: what was lost on the way is simply asked again, elsewhere. A node that does not hold all keys is asked
+//! for its own only ([`crate::shards`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, StreamExt};
 use meridian_rpc::error::KvResult;
 use meridian_rpc::internal::storage_client::StorageClient;
@@ -16,13 +17,15 @@ use meridian_rpc::internal::{
     storage_read_reply,
 };
 use meridian_rpc::{KvError, Network, Transport, convert, v1};
-use meridian_types::{KeyRange, NodeName, Timestamp, limits};
+use meridian_types::mutation::{Rule, is_broken};
+use meridian_types::{Key, KeyRange, Timestamp, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::mux::{Incoming, Mux, MuxLimits, Outgoing, Protocol};
 use crate::retry::{Retry, remaining_ms};
+use crate::shards::{Shards, Share, StorageNode};
 
 /// `Storage.Read`.
 struct Read;
@@ -73,9 +76,16 @@ impl Protocol for Read {
     }
 }
 
+/// One storage node.
+struct Node {
+    keys: KeyRange,
+    reads: Arc<Mux<Read>>,
+}
+
 /// The storage nodes of the region.
 pub(crate) struct StorageNodes {
-    nodes: Vec<Arc<Mux<Read>>>,
+    nodes: Vec<Node>,
+    shards: Shards,
     /// The one asked first: kept while it answers.
     preferred: AtomicUsize,
     attempt: Duration,
@@ -86,16 +96,25 @@ impl StorageNodes {
     /// Different query processors prefer different nodes, by `spread`.
     pub(crate) fn new(
         network: &Network,
-        nodes: &[NodeName],
+        nodes: &[StorageNode],
         limits: MuxLimits,
         retry: &Retry,
         shutdown: &CancellationToken,
         attempt: Duration,
         spread: usize,
     ) -> Self {
-        let stream = |node| Mux::new(network.transport(node), limits, retry.clone(), shutdown.clone());
+        let stream = |node: &StorageNode| Node {
+            keys: node.keys.clone(),
+            reads: Mux::new(
+                network.transport(&node.name),
+                limits,
+                retry.clone(),
+                shutdown.clone(),
+            ),
+        };
         Self {
             nodes: nodes.iter().map(stream).collect(),
+            shards: Shards::new(nodes),
             preferred: AtomicUsize::new(spread % nodes.len().max(1)),
             attempt,
             retry: retry.clone(),
@@ -109,54 +128,111 @@ impl StorageNodes {
         keys: Vec<bytes::Bytes>,
         deadline: Instant,
     ) -> KvResult<Vec<v1::GetResponse>> {
-        let wanted = keys.len();
+        let mut values = vec![v1::GetResponse::default(); keys.len()];
+        let shares = self.shards.divide(keys).into_iter();
+        let read = shares.map(|share| self.get_share(at, share, deadline));
+        for (places, got) in try_join_all(read).await? {
+            for (place, value) in places.into_iter().zip(got) {
+                if let Some(slot) = values.get_mut(place) {
+                    *slot = value;
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// The values of keys that the same nodes hold, with their places.
+    async fn get_share(
+        &self,
+        at: Timestamp,
+        share: Share,
+        deadline: Instant,
+    ) -> KvResult<(Vec<usize>, Vec<v1::GetResponse>)> {
+        let Share { places, keys } = share;
+        let Some(first) = keys.first().cloned() else {
+            return Ok((places, Vec::new()));
+        };
         let read = storage_read::Read::Get(GetKeys { keys });
-        match self.read(at, read, deadline).await? {
-            storage_read_reply::Result::Got(got) if got.values.len() == wanted => Ok(got.values),
+        match self.read(at, &Key(first), read, deadline).await? {
+            storage_read_reply::Result::Got(got) if got.values.len() == places.len() => {
+                Ok((places, got.values))
+            }
             _ => Err(unexpected()),
         }
     }
 
-    /// One page of a scan at the snapshot.
+    /// One page of a scan at the snapshot. It ends where other nodes hold what follows, at the latest.
     pub(crate) async fn scan(
         &self,
         at: Timestamp,
-        scan: ScanKeys,
+        mut scan: ScanKeys,
         deadline: Instant,
     ) -> KvResult<ScannedPage> {
-        match self.read(at, storage_read::Read::Scan(scan), deadline).await? {
-            storage_read_reply::Result::Page(page) => Ok(page),
+        let wanted = convert::range_from_bytes(scan.start, scan.end);
+        let part = self.shards.first(&wanted, scan.reverse);
+        let border = if scan.reverse {
+            Some(part.start.clone()).filter(|start| *start != wanted.start)
+        } else {
+            part.end.clone().filter(|_| part.end != wanted.end)
+        };
+        let key = part.start.clone();
+        (scan.start, scan.end) = convert::range_to_bytes(part);
+        let read = storage_read::Read::Scan(scan);
+        match (self.read(at, &key, read, deadline).await?, border) {
+            (storage_read_reply::Result::Page(page), Some(border)) if !page.more => Ok(ScannedPage {
+                more: true,
+                resume: border.0,
+                ..page
+            }),
+            (storage_read_reply::Result::Page(page), _) => Ok(page),
             _ => Err(unexpected()),
         }
     }
 
     /// A timestamp up to which some storage node can answer every read of these keys at once.
     pub(crate) async fn closed(&self, keys: &KeyRange, deadline: Instant) -> KvResult<Timestamp> {
-        let (start, end) = convert::range_to_bytes(keys.clone());
+        let parts = self.shards.cut(keys).into_iter();
+        let asked = try_join_all(parts.map(|part| self.closed_part(part, deadline))).await?;
+        Ok(asked.into_iter().min().unwrap_or_default())
+    }
+
+    async fn closed_part(&self, part: KeyRange, deadline: Instant) -> KvResult<Timestamp> {
+        let key = part.start.clone();
+        let (start, end) = convert::range_to_bytes(part);
         let read = storage_read::Read::Closed(ClosedQuery { start, end });
-        match self.read(Timestamp::ZERO, read, deadline).await? {
+        match self.read(Timestamp::ZERO, &key, read, deadline).await? {
             storage_read_reply::Result::Closed(answer) => Ok(Timestamp(answer.closed)),
             _ => Err(unexpected()),
         }
     }
 
+    /// The nodes that hold the part that the key is in, the preferred one first.
+    fn holders(&self, key: &Key) -> Vec<usize> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let places = (0..self.nodes.len()).filter_map(|step| {
+            let place = first.wrapping_add(step).checked_rem(self.nodes.len())?;
+            let node = self.nodes.get(place)?;
+            (node.keys.contains(key.as_ref()) || is_broken(Rule::HeldKeys)).then_some(place)
+        });
+        places.collect()
+    }
+
+    /// Reads from a node that holds `key`, and so everything that is asked for.
     async fn read(
         &self,
         at: Timestamp,
+        key: &Key,
         read: storage_read::Read,
         deadline: Instant,
     ) -> KvResult<storage_read_reply::Result> {
+        let holders = self.holders(key);
         let mut backoff = self.retry.backoff();
-        let mut last = KvError::unavailable("no storage node is configured for this region");
-        let first = self.preferred.load(Ordering::Relaxed);
-        for attempt in 0usize.. {
-            let Some(index) = first.wrapping_add(attempt).checked_rem(self.nodes.len()) else {
+        let mut last = KvError::unavailable(format!("no storage node of this region holds key {key}"));
+        for (attempt, place) in holders.iter().copied().cycle().enumerate() {
+            let Some(node) = self.nodes.get(place) else {
                 return Err(last);
             };
-            let Some(node) = self.nodes.get(index) else {
-                return Err(last);
-            };
-            let until = if self.nodes.len() > 1 {
+            let until = if holders.len() > 1 {
                 deadline.min(Instant::now() + self.attempt)
             } else {
                 deadline
@@ -167,14 +243,14 @@ impl StorageNodes {
                 timeout_ms: remaining_ms(until),
                 read: Some(read.clone()),
             };
-            match node.call(request, until).await {
+            match node.reads.call(request, until).await {
                 Ok(Some(storage_read_reply::Result::Error(error))) => match KvError::from_proto(&error) {
                     error if may_work_elsewhere(&error) => last = error,
                     error => return Err(error),
                 },
                 Ok(Some(result)) => {
                     if attempt > 0 {
-                        self.preferred.store(index, Ordering::Relaxed);
+                        self.preferred.store(place, Ordering::Relaxed);
                     }
                     return Ok(result);
                 }
@@ -184,7 +260,7 @@ impl StorageNodes {
             if Instant::now() >= deadline {
                 return Err(last);
             }
-            let round_ended = (attempt + 1).is_multiple_of(self.nodes.len());
+            let round_ended = (attempt + 1).is_multiple_of(holders.len());
             // Asking overloaded nodes again and again would only keep them so.
             let shed = matches!(last, KvError::Overloaded { .. });
             if round_ended && (shed || !backoff.pause(Duration::ZERO, deadline).await) {

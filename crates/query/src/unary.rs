@@ -111,6 +111,7 @@ impl Kv for KvService {
     }
 
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
+        self.0.check_ready()?;
         let txn = self.0.begin(request.get_ref())?;
         Ok(Response::new(self.0.begun(&txn)))
     }
@@ -213,6 +214,7 @@ impl Kv for KvService {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteResponse>, Status> {
         let deadline = call_deadline(request.metadata());
+        self.0.check_ready()?;
         let _permit = self.0.admit()?;
         Ok(Response::new(
             self.0.execute(request.into_inner(), deadline).await?,

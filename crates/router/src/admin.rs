@@ -53,10 +53,13 @@ impl Admin for AdminService {
 async fn ask(router: Arc<Router>, node: NodeInfo) -> NodeStatus {
     let timeout = Duration::from_millis(router.config.status_timeout_ms);
     let mut client = NodeClient::new(Checked(router.env.network.transport(&node.name)));
+    let asked = router.env.clock.now().earliest.0;
     let unreachable = match tokio::time::timeout(timeout, client.status(NodeStatusRequest {})).await {
         Ok(Ok(status)) => {
             return NodeStatus {
                 address: node.address,
+                asked,
+                answered: router.env.clock.now().latest.0,
                 ..status.into_inner()
             };
         }

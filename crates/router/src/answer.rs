@@ -13,6 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::call::{Call, OpenCall};
+use crate::notice::Notice;
 use crate::status::{self, GRPC_STATUS};
 
 /// An answer that holds something (a permit, a count) until it ends.
@@ -23,6 +24,8 @@ pub(crate) struct Answer<T> {
     broken: Arc<AtomicU64>,
     /// Registered with when there was nothing to pass on.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Of a session.
+    notice: Option<Notice>,
     /// `None` once the answer has ended.
     open: Option<(OpenCall, T)>,
 }
@@ -33,6 +36,7 @@ impl<T: Send + Unpin + 'static> Answer<T> {
         response: Response<Body>,
         call: OpenCall,
         held: T,
+        notice: Option<Notice>,
         broken: Arc<AtomicU64>,
     ) -> Response<Body> {
         // An answer that is not gRPC's has an end of its own.
@@ -44,6 +48,8 @@ impl<T: Send + Unpin + 'static> Answer<T> {
                 head_has_status,
                 broken,
                 ended: None,
+                // Without a message there is nothing to put one between.
+                notice: notice.filter(|_| !head_has_status),
                 open: Some((call, held)),
             })
         })
@@ -55,6 +61,7 @@ impl<T> Answer<T> {
     fn end(&mut self) {
         self.body = Body::empty();
         self.ended = None;
+        self.notice = None;
         self.open = None;
     }
 
@@ -103,6 +110,9 @@ impl<T: Send + Unpin> HttpBody for Answer<T> {
             let status = early_end(call);
             return Poll::Ready(self.end_with(&status));
         }
+        if let Some(notice) = self.notice.as_mut().and_then(|notice| notice.poll(cx)) {
+            return Poll::Ready(Some(Ok(Frame::data(notice))));
+        }
         let head_has_status = self.head_has_status;
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => match self.ended_early(cx) {
@@ -110,7 +120,12 @@ impl<T: Send + Unpin> HttpBody for Answer<T> {
                 None => Poll::Pending,
             },
             Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
-                Err(data) => Poll::Ready(Some(Ok(data))),
+                Err(data) => {
+                    if let (Some(notice), Some(data)) = (&mut self.notice, data.data_ref()) {
+                        notice.passes(data);
+                    }
+                    Poll::Ready(Some(Ok(data)))
+                }
                 Ok(mut trailers) if head_has_status || trailers.contains_key(GRPC_STATUS) => {
                     status::remove_broken_details(&mut trailers);
                     self.end();

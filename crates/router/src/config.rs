@@ -26,6 +26,10 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// How long open calls and sessions may go on after shutdown was asked for, in milliseconds; then they are cut.
     pub drain_ms: u64,
+    /// How old a session or a connection of a client may become, in milliseconds (at least three quarters of it, by chance): then the client is asked
+    /// to open another, so that clients spread over routers that were added, and addresses are looked up again. A session of a client that does
+    /// not is cut when no transaction in it can be open any more, 5 minutes later. 0: as old as it likes.
+    pub max_connection_age_ms: u64,
 }
 
 impl Default for Config {
@@ -40,6 +44,7 @@ impl Default for Config {
             header_timeout_ms: 10_000,
             request_timeout_ms: 30_000,
             drain_ms: 4_000,
+            max_connection_age_ms: 20 * 60 * 1_000,
         }
     }
 }

@@ -56,6 +56,11 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Whether the next piece begins a message.
+    pub(crate) fn is_between(&self) -> bool {
+        self.have == 0 && self.missing == 0
+    }
+
     /// Looks at the next piece.
     pub(crate) fn check(&mut self, mut data: &[u8]) -> Result<(), Status> {
         while !data.is_empty() {

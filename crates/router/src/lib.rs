@@ -7,6 +7,7 @@
 //! | `head` | which call it is |
 //! | `peek` | the transaction's handle in the first bytes of a request |
 //! | `call`, `upload`, `answer` | a call's two directions, which end together |
+//! | `notice` | how the client of a session is asked to open another |
 //! | `frames` | where messages begin, and how large they are |
 //! | `status` | statuses that are safe to read |
 //! | `backends` | which query processors are ready |
@@ -24,6 +25,7 @@ mod error;
 mod figures;
 mod frames;
 mod head;
+mod notice;
 mod peek;
 mod proxy;
 mod ranges;
@@ -38,7 +40,8 @@ use std::time::Duration;
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::v1::admin_server::AdminServer;
 use meridian_rpc::{Env, Listener, Service, ServiceFailure, Started};
-use meridian_types::NodeName;
+use meridian_types::{NodeName, RangeMap};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
 
@@ -69,20 +72,21 @@ pub struct NodeInfo {
 /// Starts a router and returns at once.
 ///
 /// `queries`: the query processors that it may send clients to. `nodes`: every node of the cluster, for
-/// its status. After `shutdown` it lets in no new session or transaction, and ends what is still open
+/// its status. `map`: tells which regions are drained; in one of them it sends its clients elsewhere. After `shutdown` it lets in no new session or transaction, and ends what is still open
 /// after `drain_ms`.
 pub async fn start(
     config: Config,
     env: Env,
     queries: Vec<NodeName>,
     nodes: Vec<NodeInfo>,
+    map: watch::Receiver<Arc<RangeMap>>,
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     if queries.is_empty() {
         return Err(ConfigError::NoQueryProcessors.into());
     }
     config.check()?;
-    let router = Arc::new(Router::new(config, env, &queries, nodes, shutdown));
+    let router = Arc::new(Router::new(config, env, &queries, nodes, map, shutdown));
     let service = RouterService {
         router: router.clone(),
     };
@@ -104,13 +108,14 @@ pub async fn run(
     listener: Listener,
     queries: Vec<NodeName>,
     nodes: Vec<NodeInfo>,
+    map: watch::Receiver<Arc<RangeMap>>,
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
     let failed = |what: String| ServiceFailure { role: ROLE, what };
     // The router also ends with its listener.
     let stop = shutdown.child_token();
     let _stop_at_the_end = stop.clone().drop_guard();
-    let mut started = start(config, env, queries, nodes, stop).await?;
+    let mut started = start(config, env, queries, nodes, map, stop).await?;
     let mut routes = Routes::builder();
     started.service.register(&mut routes);
     let drained = CancellationToken::new();
@@ -154,8 +159,11 @@ impl Service for RouterService {
             "query_processors_ready".to_owned(),
             router.backends.ready() as u64,
         );
+        figures.insert("region_drained".to_owned(), u64::from(router.is_drained()));
         let state = if router.shutdown.is_cancelled() {
             "shutting down"
+        } else if router.is_drained() {
+            "its region is drained: clients are sent to others"
         } else if router.backends.ready() == 0 {
             "no query processor is ready"
         } else {

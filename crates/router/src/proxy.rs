@@ -33,6 +33,7 @@ use crate::answer::{Answer, early_end};
 use crate::backends::Backend;
 use crate::call::{Call, OpenCall};
 use crate::head::{Head, Kind};
+use crate::notice::Notice;
 use crate::peek::{self, Peeked};
 use crate::router::Router;
 use crate::status::remove_broken_details;
@@ -138,7 +139,9 @@ impl Proxy {
         };
         served.fetch_add(1, Ordering::Relaxed);
         let held: Held = (permit, count);
-        Ok(Answer::wrap(response, open, held, figures.answers_broken.clone()))
+        let notice = (kind == Kind::Session).then(|| Notice::new(router, &open.0));
+        let broken = figures.answers_broken.clone();
+        Ok(Answer::wrap(response, open, held, notice, broken))
     }
 
     /// Refuses early, before anything is read.
@@ -153,6 +156,16 @@ impl Proxy {
             router.figures.refused_draining.fetch_add(1, Ordering::Relaxed);
             return Err(KvError::Unavailable {
                 what: format!("router {} is shutting down", router.env.node),
+                retry_after: retry_after(),
+            });
+        }
+        if router.is_drained() && kind.is_new() {
+            router.figures.refused_draining.fetch_add(1, Ordering::Relaxed);
+            return Err(KvError::Unavailable {
+                what: format!(
+                    "region {} is drained: clients are to use another one",
+                    router.env.region
+                ),
                 retry_after: retry_after(),
             });
         }

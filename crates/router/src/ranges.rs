@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use meridian_rpc::internal::change_request::Change;
 use meridian_rpc::internal::meta_client::MetaClient;
-use meridian_rpc::internal::{ChangeRequest, ChangeResponse, MergeRanges, MoveRange, SplitRange};
+use meridian_rpc::internal::{
+    ChangeRequest, ChangeResponse, DrainRegion, MergeRanges, MoveRange, SplitRange,
+};
+use meridian_rpc::meta::adjudicators_to_wire;
 use meridian_rpc::v1::ChangeRangesRequest;
 use meridian_rpc::v1::change_ranges_request::Change as Wanted;
 use meridian_rpc::{KvError, error::KvResult};
-use meridian_types::NodeName;
+use meridian_types::{Adjudicators, NodeName};
 
 use crate::router::Router;
 use crate::status::Checked;
@@ -25,11 +28,11 @@ const ADJUDICATOR: &str = "adjudicator";
 /// of which nothing is known in the end is an error that says so.
 pub(crate) async fn change(router: &Router, request: ChangeRangesRequest) -> KvResult<u64> {
     let request = ChangeRequest {
-        change: Some(to_internal(request)?),
+        change: Some(to_internal(router, request)?),
+        // It does not compare it with the map that it knows.
+        known_version: 0,
     };
-    let of_role = |node: &&crate::NodeInfo| node.roles.iter().any(|role| role == ADJUDICATOR);
-    let nodes = router.nodes.iter().filter(of_role);
-    let mut open: VecDeque<NodeName> = nodes.map(|node| node.name.clone()).collect();
+    let mut open: VecDeque<NodeName> = adjudicators(router).into_iter().map(|(node, _)| node).collect();
     let mut last = "there is none".to_owned();
     while let Some(node) = open.pop_front() {
         let mut client = MetaClient::new(Checked(router.env.network.transport(&node)));
@@ -72,7 +75,18 @@ pub(crate) async fn change(router: &Router, request: ChangeRangesRequest) -> KvR
     )))
 }
 
-fn to_internal(request: ChangeRangesRequest) -> KvResult<Change> {
+/// Those of the router's configuration, in the order of their names.
+fn adjudicators(router: &Router) -> Adjudicators {
+    let is_one = |node: &&crate::NodeInfo| node.roles.iter().any(|role| role == ADJUDICATOR);
+    let nodes = router.nodes.iter().filter(is_one);
+    let mut found: Adjudicators = nodes
+        .map(|node| (node.name.clone(), node.region.clone()))
+        .collect();
+    found.sort();
+    found
+}
+
+fn to_internal(router: &Router, request: ChangeRangesRequest) -> KvResult<Change> {
     match request.change {
         Some(Wanted::Move(wanted)) => Ok(Change::Move(MoveRange {
             range: wanted.range,
@@ -80,6 +94,17 @@ fn to_internal(request: ChangeRangesRequest) -> KvResult<Change> {
         })),
         Some(Wanted::Split(key)) => Ok(Change::Split(SplitRange { key })),
         Some(Wanted::Merge(key)) => Ok(Change::Merge(MergeRanges { key })),
+        Some(Wanted::Drain(region)) => Ok(Change::Drain(DrainRegion {
+            region,
+            adjudicators: Some(adjudicators_to_wire(&adjudicators(router))),
+        })),
+        Some(Wanted::Undrain(region)) => {
+            if !router.nodes.iter().any(|node| node.region == region) {
+                return Err(KvError::invalid(format!("there is no region {region}")));
+            }
+            Ok(Change::Undrain(region))
+        }
+        Some(Wanted::Adopt(_)) => Ok(Change::Adopt(adjudicators_to_wire(&adjudicators(router)))),
         None => Err(KvError::invalid("no change is named")),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_rpc::Env;
-use meridian_types::NodeName;
-use tokio::sync::Semaphore;
+use meridian_types::{NodeName, RangeMap};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ pub(crate) struct Router {
     pub(crate) env: Env,
     pub(crate) backends: Backends,
     pub(crate) nodes: Vec<NodeInfo>,
+    pub(crate) map: watch::Receiver<Arc<RangeMap>>,
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) figures: Figures,
@@ -40,6 +41,7 @@ impl Router {
         env: Env,
         queries: &[NodeName],
         nodes: Vec<NodeInfo>,
+        map: watch::Receiver<Arc<RangeMap>>,
         shutdown: CancellationToken,
     ) -> Self {
         // More is as good as no limit, and a semaphore would not take it.
@@ -53,8 +55,36 @@ impl Router {
             cut: CancellationToken::new(),
             shutdown,
             nodes,
+            map,
             env,
             config,
+        }
+    }
+
+    /// Whether operators want no client to depend on this region.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.map.borrow().drained.contains_key(&self.env.region)
+    }
+
+    /// Returns when the client of a session that begins now is to be asked to open another.
+    pub(crate) fn session_ends(&self) -> impl Future<Output = ()> + Send + use<> {
+        let age = Duration::from_millis(self.config.max_connection_age_ms);
+        // At least three quarters of it: those that began at once shall not end at once.
+        let age = (!age.is_zero()).then(|| age / 2 + self.backends.jitter(age / 4));
+        let (mut map, region, shutdown) = (self.map.clone(), self.env.region.clone(), self.shutdown.clone());
+        async move {
+            let drained = async {
+                let is_drained = |map: &Arc<RangeMap>| map.drained.contains_key(&region);
+                if map.wait_for(is_drained).await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                () = drained => {}
+                () = async { tokio::time::sleep(age.unwrap_or_default()).await }, if age.is_some() => {}
+            }
         }
     }
 

@@ -7,7 +7,10 @@
 //! A record of another region's owner is known to be committed here one way after its quorum has it: earlier than its
 //! owner's answer can arrive (protocol section 5, 5.4).
 //!
-//! Caveats: an answer may never come (the node followed may be cut off from the owner): whoever waits has another way
+//! The nearest node is followed while it is in step. When somebody has waited for a while and another node knows already what is
+//! waited for (the nearest is cut off from the owner, or is being rebuilt), that one is followed until the nearest has come as far.
+//!
+//! Caveats: an answer may never come (the owner may be gone): whoever waits has another way
 //! to learn, and a time after which it takes that. Positions only rise, whatever node is followed.
 
 use std::collections::BTreeMap;
@@ -19,6 +22,7 @@ use meridian_types::{Epoch, Lsn, NodeName, Position, StreamId, limits};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -33,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often the nearest node is tried again while another one is followed.
 const NEAREST_AGAIN: Duration = Duration::from_secs(2);
+/// Who has waited for so long lets the other nodes be asked whether they know more. Longer than most commits take.
+const LONG_WAIT: Duration = Duration::from_millis(300);
 /// Most streams whose positions are kept.
 const MAX_STREAMS: usize = 1 << 16;
 
@@ -59,7 +65,12 @@ struct Shared {
 
 /// What somebody waits for; the number tells those apart who wait for the same.
 type Place = (Position, u64);
-type Waiters = BTreeMap<Place, oneshot::Sender<Known>>;
+type Waiters = BTreeMap<Place, Waiter>;
+
+struct Waiter {
+    since: Instant,
+    answer: oneshot::Sender<Known>,
+}
 
 #[derive(Default)]
 struct State {
@@ -101,7 +112,9 @@ impl CommittedWatch {
                 return known;
             }
             let (answer, answered) = oneshot::channel();
-            state.waiters.entry(stream).or_default().insert(place, answer);
+            let since = Instant::now();
+            let waiter = Waiter { since, answer };
+            state.waiters.entry(stream).or_default().insert(place, waiter);
             answered
         };
         let _withdraw = Withdraw {
@@ -138,11 +151,28 @@ impl CommittedWatch {
             state.waiters.insert(stream, still_waiting);
         }
         drop(state);
-        for ((wanted, _), answer) in answered {
+        for ((wanted, _), waiter) in answered {
             if let Some(known) = known(position, wanted) {
-                let _ = answer.send(known);
+                let _ = waiter.answer.send(known);
             }
         }
+    }
+
+    /// What somebody has waited for since `before`: of each stream the first such entry.
+    fn awaited_since(&self, before: Instant) -> BTreeMap<StreamId, Position> {
+        let state = self.shared.lock();
+        let late = |waiters: &Waiters| {
+            let mut late = waiters.iter().filter(|(_, waiter)| waiter.since <= before);
+            late.next().map(|((wanted, _), _)| *wanted)
+        };
+        let streams = state.waiters.iter();
+        streams
+            .filter_map(|(stream, waiters)| Some((*stream, late(waiters)?)))
+            .collect()
+    }
+
+    fn positions(&self) -> BTreeMap<StreamId, Position> {
+        self.shared.lock().last.clone()
     }
 }
 
@@ -192,8 +222,8 @@ struct Follower {
 /// Why a node is not followed any more.
 enum Ended {
     Broke(String),
-    /// The nearest node answers again.
-    Nearest(Box<Streaming<WatchBatch>>),
+    /// Another node is to be followed: the nearest is in step again, or this one is not. Its place in the list.
+    Changed(usize, Box<Streaming<WatchBatch>>),
 }
 
 impl Follower {
@@ -226,7 +256,7 @@ impl Follower {
         }
     }
 
-    /// Follows a node until its stream breaks; from another than the nearest it goes back to that one.
+    /// Follows a node until its stream breaks; changes to another one that knows more, and back to the nearest.
     async fn follow(&self, index: usize, stream: Streaming<WatchBatch>, rng: &mut StdRng) {
         let (mut index, mut stream) = (index, stream);
         loop {
@@ -237,18 +267,20 @@ impl Follower {
                     tracing::debug!(journal = %node, %why, "what is committed is not told any more");
                     return;
                 }
-                Ended::Nearest(nearest) => (index, stream) = (0, *nearest),
+                Ended::Changed(other, opened) => (index, stream) = (other, *opened),
             }
         }
     }
 
     async fn take(&self, index: usize, mut stream: Streaming<WatchBatch>, rng: &mut StdRng) -> Ended {
-        let nearest = self.nearest(index, rng);
-        tokio::pin!(nearest);
+        let nearest = self.nearest(index, rng.clone());
+        let ahead = self.ahead(index, rng);
+        tokio::pin!(nearest, ahead);
         loop {
             tokio::select! {
                 biased;
-                stream = &mut nearest => return Ended::Nearest(Box::new(stream)),
+                stream = &mut nearest => return Ended::Changed(0, Box::new(stream)),
+                (other, stream) = &mut ahead => return Ended::Changed(other, Box::new(stream)),
                 batch = stream.message() => match batch {
                     Ok(Some(batch)) => self.note(&batch),
                     Ok(None) => return Ended::Broke("it ended the stream".to_owned()),
@@ -258,17 +290,82 @@ impl Follower {
         }
     }
 
-    /// The nearest node's stream, once it answers; never when that is the one followed.
-    async fn nearest(&self, index: usize, rng: &mut StdRng) -> Streaming<WatchBatch> {
+    /// The nearest node's stream, once it tells as much of what advances as is known here; never when that is the one followed.
+    async fn nearest(&self, index: usize, mut rng: StdRng) -> Streaming<WatchBatch> {
         let Some(nearest) = self.journals.first().filter(|_| index > 0) else {
             return std::future::pending().await;
         };
+        let mut before = None;
         loop {
             tokio::time::sleep(NEAREST_AGAIN.mul_f64(rng.random_range(0.5..=1.0))).await;
-            if let Ok(stream) = self.open(nearest).await {
+            let mut wanted = self.watch.positions();
+            // A stream that nobody uses may be further here than where its owner was last heard of.
+            let before = before.get_or_insert_with(|| wanted.clone());
+            wanted.retain(|stream, last| before.get(stream) != Some(last));
+            if let Ok(mut stream) = self.open(nearest).await
+                && self.tells(&mut stream, wanted).await
+            {
                 return stream;
             }
         }
+    }
+
+    /// Another node's place and stream, once it tells what somebody has waited for in vain.
+    async fn ahead(&self, index: usize, rng: &mut StdRng) -> (usize, Streaming<WatchBatch>) {
+        loop {
+            tokio::time::sleep(LONG_WAIT).await;
+            let awaited = || self.watch.awaited_since(Instant::now() - LONG_WAIT);
+            if awaited().is_empty() {
+                continue;
+            }
+            let others = self.journals.iter().enumerate();
+            for (other, node) in others.filter(|(other, _)| *other != index) {
+                if let Ok(mut stream) = self.open(node).await
+                    && let wanted = awaited()
+                    && !wanted.is_empty()
+                    && self.tells_some(&mut stream, &wanted).await
+                {
+                    return (other, stream);
+                }
+            }
+            // They know no more: the owner is slow, or gone.
+            tokio::time::sleep(NEAREST_AGAIN.mul_f64(rng.random_range(0.5..=1.0))).await;
+        }
+    }
+
+    /// Whether a node tells in time of everything that is wanted; what it tells counts in any case.
+    async fn tells(
+        &self,
+        stream: &mut Streaming<WatchBatch>,
+        mut wanted: BTreeMap<StreamId, Position>,
+    ) -> bool {
+        let told = async {
+            while !wanted.is_empty() {
+                let Ok(Some(batch)) = stream.message().await else {
+                    return false;
+                };
+                self.note(&batch);
+                wanted.retain(|stream, wanted| !is_told(&batch, *stream, *wanted));
+            }
+            true
+        };
+        tokio::time::timeout(OPEN_TIMEOUT, told).await.unwrap_or(false)
+    }
+
+    /// Whether a node's first batch, which holds all that it knows, tells of something that is wanted.
+    async fn tells_some(
+        &self,
+        stream: &mut Streaming<WatchBatch>,
+        wanted: &BTreeMap<StreamId, Position>,
+    ) -> bool {
+        let Ok(Ok(Some(batch))) = tokio::time::timeout(OPEN_TIMEOUT, stream.message()).await else {
+            return false;
+        };
+        let is_told = wanted
+            .iter()
+            .any(|(stream, wanted)| is_told(&batch, *stream, *wanted));
+        self.note(&batch);
+        is_told
     }
 
     fn note(&self, batch: &WatchBatch) {
@@ -278,6 +375,14 @@ impl Follower {
             }
         }
     }
+}
+
+/// Whether the batch says that the stream is committed up to there.
+fn is_told(batch: &WatchBatch, stream: StreamId, wanted: Position) -> bool {
+    batch.committed.iter().any(|told| {
+        let position = told.position.map(Position::from);
+        told.stream == stream.0 && position.is_some_and(|position| position >= wanted)
+    })
 }
 
 #[cfg(test)]

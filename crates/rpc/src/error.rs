@@ -132,6 +132,25 @@ pub enum KvError {
 pub type KvResult<T> = Result<T, KvError>;
 
 impl KvError {
+    /// Every reason that there is, see [`Self::reason`].
+    pub const REASONS: [&'static str; 15] = [
+        "INVALID",
+        "LIMIT_EXCEEDED",
+        "TRANSACTION_NOT_FOUND",
+        "TRANSACTION_ABORTED",
+        "CONFLICT",
+        "SNAPSHOT_TOO_OLD",
+        "PRECONDITION_FAILED",
+        "READ_ONLY",
+        "OUTCOME_UNKNOWN",
+        "OVERLOADED",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "WRONG_CLUSTER",
+        "UNSUPPORTED_FORMAT",
+        "INTERNAL",
+    ];
+
     /// A request that makes no sense as it is.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
@@ -487,6 +506,13 @@ mod tests {
             assert_eq!(status.code(), error.code());
             assert_eq!(KvError::from_proto(&error.to_proto()), error);
         }
+    }
+
+    #[test]
+    fn every_reason_is_listed() {
+        let mut reasons: Vec<_> = one_of_each().iter().map(KvError::reason).collect();
+        reasons.dedup();
+        assert_eq!(reasons, KvError::REASONS);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod guard;
 pub mod handle;
 pub mod listen;
 pub mod meta;
+pub mod metered;
 pub mod network;
 pub mod owner;
 pub mod service;
@@ -21,7 +22,7 @@ pub use committed::{CommittedWatch, Known};
 pub use env::{Env, FaultPoints};
 pub use error::KvError;
 pub use guard::Identity;
-pub use listen::{Listener, serve};
+pub use listen::{Listener, serve, serve_renewed};
 pub use network::{Dialer, LocalNodes, Network, TcpDialer, Transport};
 pub use service::{Service, ServiceFailure, Started};
 

@@ -88,16 +88,27 @@ pub enum Listener {
 
 /// Serves until `shutdown` is cancelled; then open calls may end, within a bound.
 pub async fn serve(listener: Listener, routes: Routes, shutdown: CancellationToken) -> io::Result<()> {
+    serve_renewed(listener, routes, None, shutdown).await
+}
+
+/// [`serve`], and asks who is connected for longer than `max_age` to connect anew for new calls; open calls go on.
+pub async fn serve_renewed(
+    listener: Listener,
+    routes: Routes,
+    max_age: Option<Duration>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     match listener {
         Listener::Tcp(socket) => {
             serve_incoming(
                 TcpIncoming::from(socket).with_nodelay(Some(true)),
                 routes,
+                max_age,
                 shutdown,
             )
             .await
         }
-        Listener::Incoming(incoming) => serve_incoming(incoming, routes, shutdown).await,
+        Listener::Incoming(incoming) => serve_incoming(incoming, routes, max_age, shutdown).await,
         Listener::Local => {
             shutdown.cancelled().await;
             Ok(())
@@ -108,12 +119,17 @@ pub async fn serve(listener: Listener, routes: Routes, shutdown: CancellationTok
 async fn serve_incoming<C>(
     incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
     routes: Routes,
+    max_age: Option<Duration>,
     shutdown: CancellationToken,
 ) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let server = Server::builder()
+    let mut server = Server::builder();
+    if let Some(max_age) = max_age {
+        server = server.max_connection_age(max_age);
+    }
+    let server = server
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

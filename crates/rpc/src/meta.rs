@@ -6,13 +6,14 @@
 //! Every journal node is followed, not only the nearest: the meta stream is almost silent, and so no node that is cut off from its
 //! owner keeps this one behind. Only committed entries are fed, so the newest version seen is right whoever told it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_types::{
-    Key, KeyRange, Lsn, NodeName, Origin, RangeId, RangeMap, RangeMapEntry, Reshape, Reshaping,
-    RetiredStream, StreamId, Timestamp, limits,
+    Adjudicators, End, Key, KeyRange, Lsn, NodeName, Origin, RangeId, RangeMap, RangeMapEntry, Reshape,
+    Reshaping, RetiredStream, StreamId, Timestamp, TxnId, limits,
 };
 use prost::Message;
 use rand::Rng;
@@ -27,7 +28,8 @@ use crate::internal::entry::Kind;
 use crate::internal::feed_event::Event;
 use crate::internal::journal_client::JournalClient;
 use crate::internal::{
-    FeedRequest, FeedStart, MapOrigin, MapPosition, MapRange, MapRecord, MapReshape, MapRetired, MapSealed,
+    AdjudicatorNode, Adjudicators as ProtoAdjudicators, FeedRequest, FeedStart, MapDrained, MapOrigin,
+    MapPosition, MapRange, MapRecord, MapReshape, MapRetired, MapSealed,
 };
 use crate::network::Network;
 
@@ -155,6 +157,7 @@ pub fn encode(map: &RangeMap) -> Bytes {
                 lsn: lsn.0,
             })
             .collect(),
+        barred: origin.barred.iter().map(|txn| txn.to_bytes()).collect(),
     });
     let pending = pending.iter().map(|reshape| MapReshape {
         sources: reshape.sources.iter().map(|stream| stream.0).collect(),
@@ -162,12 +165,12 @@ pub fn encode(map: &RangeMap) -> Bytes {
         sealed: reshape
             .sealed
             .iter()
-            .map(|(stream, (floor, last))| MapSealed {
-                stream: stream.0,
-                floor: floor.0,
-                last: last.0,
-            })
+            .map(|(stream, end)| sealed_to_wire(*stream, end))
             .collect(),
+    });
+    let drained = map.drained.iter().map(|(region, nodes)| MapDrained {
+        region: region.clone(),
+        nodes: nodes.iter().map(|node| node.0.clone()).collect(),
     });
     let record = MapRecord {
         version: map.version,
@@ -175,6 +178,7 @@ pub fn encode(map: &RangeMap) -> Bytes {
         retired: retired.collect(),
         origins: origins.collect(),
         pending: pending.collect(),
+        drained: drained.collect(),
     };
     record.encode_to_vec().into()
 }
@@ -197,29 +201,33 @@ pub fn decode(payload: &[u8]) -> KvResult<RangeMap> {
         let begins = Origin {
             floor: Timestamp(origin.floor),
             after: after.map(|at| (StreamId(at.stream), Lsn(at.lsn))).collect(),
+            barred: txns(&origin.barred)?,
         };
-        (StreamId(origin.stream), begins)
+        Ok((StreamId(origin.stream), begins))
     });
-    let pending = record.pending.into_iter().map(|reshape| Reshape {
-        sources: reshape.sources.into_iter().map(StreamId).collect(),
-        targets: reshape.targets.into_iter().map(range_from_wire).collect(),
-        sealed: reshape
-            .sealed
-            .iter()
-            .map(|sealed| {
-                let end = (Timestamp(sealed.floor), Lsn(sealed.last));
-                (StreamId(sealed.stream), end)
-            })
-            .collect(),
+    let origins: KvResult<_> = origins.collect();
+    let pending = record.pending.into_iter().map(|reshape| {
+        let sealed: KvResult<_> = reshape.sealed.iter().map(sealed_from_wire).collect();
+        Ok(Reshape {
+            sources: reshape.sources.into_iter().map(StreamId).collect(),
+            targets: reshape.targets.into_iter().map(range_from_wire).collect(),
+            sealed: sealed?,
+        })
     });
+    let pending: KvResult<_> = pending.collect();
     let map = RangeMap {
         version: record.version,
         entries: record.ranges.into_iter().map(range_from_wire).collect(),
         reshaping: Reshaping {
             retired: retired.collect(),
-            origins: origins.collect(),
-            pending: pending.collect(),
+            origins: origins?,
+            pending: pending?,
         },
+        drained: record
+            .drained
+            .into_iter()
+            .map(|drained| (drained.region, drained.nodes.into_iter().map(NodeName).collect()))
+            .collect(),
     };
     if is_whole(&map) {
         Ok(map)
@@ -229,6 +237,51 @@ pub fn decode(payload: &[u8]) -> KvResult<RangeMap> {
             map.version
         )))
     }
+}
+
+/// How a stream ended, as its owner tells the owner of the meta stream.
+pub fn sealed_to_wire(stream: StreamId, end: &End) -> MapSealed {
+    MapSealed {
+        stream: stream.0,
+        floor: end.floor.0,
+        last: end.last.0,
+        barred: end.barred.iter().map(|txn| txn.to_bytes()).collect(),
+    }
+}
+
+/// See [`sealed_to_wire`]; an error when a transaction's id has not 16 bytes.
+pub fn sealed_from_wire(sealed: &MapSealed) -> KvResult<(StreamId, End)> {
+    let end = End {
+        floor: Timestamp(sealed.floor),
+        last: Lsn(sealed.last),
+        barred: txns(&sealed.barred)?,
+    };
+    Ok((StreamId(sealed.stream), end))
+}
+
+/// Adjudicators with their regions, as a change of the map carries them.
+pub fn adjudicators_to_wire(adjudicators: &Adjudicators) -> ProtoAdjudicators {
+    let node = |(node, region): &(NodeName, String)| AdjudicatorNode {
+        node: node.0.clone(),
+        region: region.clone(),
+    };
+    ProtoAdjudicators {
+        nodes: adjudicators.iter().map(node).collect(),
+    }
+}
+
+/// See [`adjudicators_to_wire`].
+pub fn adjudicators_from_wire(adjudicators: ProtoAdjudicators) -> Adjudicators {
+    let nodes = adjudicators.nodes.into_iter();
+    nodes.map(|node| (NodeName(node.node), node.region)).collect()
+}
+
+fn txns(ids: &[Bytes]) -> KvResult<BTreeSet<TxnId>> {
+    let txn = |id: &Bytes| {
+        let txn = TxnId::from_slice(id);
+        txn.ok_or_else(|| KvError::invalid(format!("a transaction's id has {} bytes, not 16", id.len())))
+    };
+    ids.iter().map(txn).collect()
 }
 
 /// Whether every key is in exactly one range.
@@ -285,9 +338,20 @@ mod tests {
     fn a_map_survives_and_one_with_a_gap_is_refused() {
         let map = RangeMap::divided([Key::from("m")], |_| vec!["a".into(), "b".into()]);
         let map = map.split(&"f".into()).unwrap();
-        let map = map.sealed(StreamId(1), Timestamp(7), Lsn(3)).unwrap();
+        let end = |floor, last| End {
+            floor: Timestamp(floor),
+            last: Lsn(last),
+            barred: BTreeSet::from([TxnId(uuid::Uuid::from_u128(u128::from(floor)))]),
+        };
+        let map = map.sealed(StreamId(1), end(7, 3)).unwrap();
         let mut map = map.merge(&"m".into()).unwrap();
-        map = map.sealed(StreamId(2), Timestamp(8), Lsn(4)).unwrap();
+        map = map.sealed(StreamId(2), end(8, 4)).unwrap();
+        let adjudicators = vec![("a".into(), "north".to_owned()), ("b".into(), "south".to_owned())];
+        assert_eq!(
+            adjudicators_from_wire(adjudicators_to_wire(&adjudicators)),
+            adjudicators
+        );
+        map = map.with_drained("north", &adjudicators).unwrap();
         assert_eq!(decode(&encode(&map)), Ok(map.clone()));
         map.entries.remove(1);
         assert!(decode(&encode(&map)).is_err());

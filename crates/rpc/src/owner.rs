@@ -2,20 +2,16 @@
 //!
 //! What it says is a hint. A wrong answer costs a refusal that names the right owner, never safety.
 
+mod search;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use meridian_types::{Epoch, NodeName, RangeMap, StreamId};
 use tokio::sync::watch;
 
 use crate::error::{KvError, KvResult};
-use crate::internal::LocateRequest;
-use crate::internal::adjudicator_client::AdjudicatorClient;
 use crate::network::Network;
-
-/// How long one candidate may take to answer; it may have to take over first.
-const LOCATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A stream's owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +50,7 @@ impl Owners {
         self.map.clone()
     }
 
-    /// The owner as far as this node knows, asking the stream's candidates in turn when it knows none.
+    /// The owner as far as this node knows, asking the stream's candidates when it knows none.
     /// `Unavailable` when none of them names one: then nothing was sent anywhere that matters.
     pub async fn owner(&self, stream: StreamId) -> KvResult<Owner> {
         if let Some(owner) = self.known(stream) {
@@ -62,31 +58,16 @@ impl Owners {
         }
         let map = self.map();
         let candidates = map.candidates(stream);
-        let mut last = "no adjudicator is configured for it".to_owned();
-        for candidate in candidates {
-            let mut client = AdjudicatorClient::new(self.network.transport(candidate));
-            let call = client.locate(LocateRequest {
-                stream: stream.0,
-                passive: false,
-            });
-            match tokio::time::timeout(LOCATE_TIMEOUT, call).await {
-                Ok(Ok(answer)) => {
-                    let answer = answer.into_inner();
-                    if !answer.owner.is_empty() {
-                        self.learn(stream, &answer.owner, Epoch(answer.epoch));
-                        if let Some(owner) = self.known(stream) {
-                            return Ok(owner);
-                        }
-                    }
-                    last = format!("{candidate} does not know an owner yet");
-                }
-                Ok(Err(status)) => last = format!("{candidate}: {}", status.message()),
-                Err(_) => last = format!("{candidate} did not answer in {LOCATE_TIMEOUT:?}"),
+        match search::find(&self.network, stream, &candidates).await {
+            Ok(found) => {
+                self.learn(stream, &found.node.0, found.epoch);
+                // Somebody may have learnt of a later one meanwhile.
+                Ok(self.known(stream).unwrap_or(found))
             }
+            Err(why) => Err(KvError::unavailable(format!(
+                "no owner of stream {stream} was found ({why})"
+            ))),
         }
-        Err(KvError::unavailable(format!(
-            "no owner of stream {stream} was found ({last})"
-        )))
     }
 
     /// Notes what a refusal said. An older epoch than the one known is ignored; an empty name forgets.
@@ -122,3 +103,6 @@ impl Owners {
             .cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,19 +3,20 @@
 //! ```text
 //! feed ── entries, closures ──> Intake ── batch ──> store ── then ──> closed (wakes reads)
 //! ```
-//! The feed of the nearest journal node is followed; when it breaks, or falls silent although there is more,
-//! the next one's, from the positions that were applied, until a nearer one has come as far.
+//! The feed of the nearest journal node is followed; when it breaks, falls silent although there is more, or does not get on with
+//! what reads wait for while others do, another one's, from the positions that were applied, until a nearer one has come as far:
+//! [`crate::feeds`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use meridian_protocol::events;
 use meridian_rpc::internal::journal_client::JournalClient;
-use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart, StateRequest, StreamState};
-use meridian_rpc::{Env, KvError, Network};
+use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
+use meridian_rpc::{Env, KvError};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{NodeName, RangeMap, StreamId, limits};
 use rand::Rng;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
 use crate::error::{FeedFault, StoreError};
+use crate::feeds::Feeds;
 use crate::intake::{Gathered, Intake};
 use crate::shared::{Figures, Shared};
 use crate::store::AppliedBatch;
@@ -38,6 +40,8 @@ pub(crate) struct Applier {
     env: Env,
     journals: Vec<NodeName>,
     intake: Intake,
+    /// The streams that were followed since the start, or were known then.
+    known: BTreeSet<StreamId>,
     rng: StdRng,
 }
 
@@ -47,8 +51,8 @@ enum Left {
     Broken { why: String, was_useful: bool },
     /// The range map names other streams now.
     MapChanged,
-    /// For a nearer journal node, which has come as far: its place in the list.
-    Nearer(usize),
+    /// For another journal node: a nearer one that has come as far, or one that knows more. Its place in the list.
+    Changed(usize),
     /// The node cannot go on.
     Failed(String),
 }
@@ -62,19 +66,21 @@ impl From<StoreError> for Left {
 impl Applier {
     pub fn new(shared: Arc<Shared>, env: Env, journals: Vec<NodeName>) -> Result<Self, StoreError> {
         let progress = shared.store.progress()?;
-        for stream in streams(&shared.owners.map()) {
-            let at = progress.get(&stream).copied().unwrap_or_default().position;
+        let known: BTreeSet<StreamId> = streams(&shared.owners.map()).into_iter().collect();
+        for stream in &known {
+            let at = progress.get(stream).copied().unwrap_or_default().position;
             tracing::trace!(
                 target: events::TARGET, event = "restored", stream = stream.0, epoch = at.epoch.0, lsn = at.lsn.0
             );
         }
-        let intake = Intake::new(progress);
+        let intake = Intake::new(shared.config.keys.clone(), progress);
         let rng = env.rng();
         Ok(Self {
             shared,
             env,
             journals,
             intake,
+            known,
             rng,
         })
     }
@@ -98,14 +104,20 @@ impl Applier {
             let Some(journal) = self.journals.get(place).cloned() else {
                 return "no journal node is configured".to_owned();
             };
-            let left = self.follow(place, &journal).await;
+            // When none of them is of use, one that is being rebuilt is better than nothing.
+            let is_choosy = usize::try_from(failures).is_ok_and(|failed| failed < self.journals.len());
+            let left = if is_choosy && self.feeds().is_being_rebuilt(&journal).await {
+                broken("it is being rebuilt", false)
+            } else {
+                self.follow(place, &journal).await
+            };
             self.shared.figures.feed_connected.store(false, Ordering::Relaxed);
             self.shared.follow(None);
             match left {
                 Left::Failed(why) => return why,
                 Left::MapChanged => continue,
-                Left::Nearer(nearer) => {
-                    place = nearer;
+                Left::Changed(other) => {
+                    place = other;
                     continue;
                 }
                 Left::Broken { why, was_useful } => {
@@ -152,6 +164,12 @@ impl Applier {
 
     async fn follow(&mut self, place: usize, journal: &NodeName) -> Left {
         let map = self.shared.owners.map();
+        for stream in streams(&map) {
+            if self.known.insert(stream) {
+                let lsn = self.intake.lsn(stream).0;
+                tracing::trace!(target: events::TARGET, event = "followed", stream = stream.0, lsn);
+            }
+        }
         let mut feed = match self.open(journal, &map).await {
             Ok(feed) => feed,
             Err(why) => {
@@ -165,7 +183,11 @@ impl Applier {
         self.shared.figures.feed_connected.store(true, Ordering::Relaxed);
         self.shared.forget_announced();
         self.shared.follow(Some(journal.clone()));
-        let mut nearer = self.find_nearer(place);
+        let pause = Duration::from_millis(self.shared.config.feed_return_ms);
+        let pause = pause.mul_f64(self.rng.random_range(0.5..=1.0));
+        let feeds = self.feeds();
+        let mut nearer = feeds.clone().nearer(place, pause).boxed();
+        let mut ahead = feeds.ahead(place).boxed();
         tracing::info!(node = %self.shared.node, %journal, "following the feed");
         let quiet = Duration::from_millis(self.shared.config.feed_quiet_ms);
         let mut heard = Instant::now();
@@ -174,7 +196,11 @@ impl Applier {
             let next = tokio::select! {
                 biased;
                 next = timeout(quiet, feed.next()) => next,
-                nearer = &mut nearer => return Left::Nearer(nearer),
+                nearer = &mut nearer => return Left::Changed(nearer),
+                other = &mut ahead => {
+                    tracing::warn!(node = %self.shared.node, %journal, "another journal node knows more: its feed is followed");
+                    return Left::Changed(other);
+                }
             };
             if streams(&self.shared.owners.map()) != streams(&map) {
                 return Left::MapChanged;
@@ -199,26 +225,12 @@ impl Applier {
         }
     }
 
-    /// Ends with the place of a journal node before `place` in the list that has come as far as this node.
-    fn find_nearer(&mut self, place: usize) -> BoxFuture<'static, usize> {
-        if place == 0 {
-            return std::future::pending().boxed();
-        }
-        let pause = Duration::from_millis(self.shared.config.feed_return_ms);
-        let pause = pause.mul_f64(self.rng.random_range(0.5..=1.0));
-        let (shared, network) = (self.shared.clone(), self.env.network.clone());
-        let journals: Vec<NodeName> = self.journals.iter().take(place).cloned().collect();
-        async move {
-            loop {
-                sleep(pause).await;
-                for (place, journal) in journals.iter().enumerate() {
-                    if has_come_as_far(&shared, &network, journal).await {
-                        return place;
-                    }
-                }
-            }
-        }
-        .boxed()
+    fn feeds(&self) -> Feeds {
+        Feeds::new(
+            self.shared.clone(),
+            self.env.network.clone(),
+            self.journals.clone(),
+        )
     }
 
     /// Takes one message, and what else has arrived by now up to the batch's size; then applies all of it at
@@ -269,6 +281,7 @@ impl Applier {
 
     async fn apply(&self, gathered: Gathered) -> Result<(), StoreError> {
         if !gathered.batch.is_empty() {
+            let began = Instant::now();
             if is_broken(Rule::AtomicApply) {
                 let progress = gathered.batch.progress.clone();
                 self.shared.store.apply(&AppliedBatch {
@@ -283,6 +296,7 @@ impl Applier {
             let figures = &self.shared.figures;
             Figures::add(&figures.entries_applied, gathered.entries);
             Figures::add(&figures.versions_applied, gathered.batch.versions.len() as u64);
+            figures.times.apply.record(began.elapsed());
             self.env.reached("storage: applied").await;
         }
         if !gathered.closures.is_empty() {
@@ -298,25 +312,6 @@ impl Applier {
     }
 }
 
-/// Whether the journal node knows to be committed what this node had applied when it was asked.
-async fn has_come_as_far(shared: &Shared, network: &Network, journal: &NodeName) -> bool {
-    let map = shared.owners.map();
-    let applied = shared.applied();
-    let request = StateRequest {
-        streams: streams(&map).into_iter().map(|stream| stream.0).collect(),
-    };
-    let mut client = JournalClient::new(network.transport(journal));
-    let Ok(Ok(state)) = timeout(OPEN_TIMEOUT, client.state(request)).await else {
-        return false;
-    };
-    let state = state.into_inner();
-    let is_behind = |stream: &StreamState| {
-        let applied = applied.get(&StreamId(stream.stream)).copied();
-        stream.committed_lsn < applied.unwrap_or_default().0
-    };
-    !state.rejoining && !state.streams.iter().any(is_behind)
-}
-
 fn broken(why: &str, was_useful: bool) -> Left {
     Left::Broken {
         why: why.to_owned(),
@@ -324,7 +319,7 @@ fn broken(why: &str, was_useful: bool) -> Left {
     }
 }
 
-fn streams(map: &RangeMap) -> Vec<StreamId> {
+pub(crate) fn streams(map: &RangeMap) -> Vec<StreamId> {
     map.streams().into_iter().collect()
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use meridian_types::{ClusterId, limits};
+use meridian_types::{ClusterId, KeyRange, limits};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a storage node. All of it is the process's own choice: nodes of one cluster may
@@ -17,6 +17,9 @@ pub struct Config {
     /// taken for this journal's.
     #[serde(skip)]
     pub cluster: Option<ClusterId>,
+    /// The keys that it holds and may be asked for; as the cluster's configuration says, not the process's own choice.
+    #[serde(skip)]
+    pub keys: KeyRange,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
@@ -66,6 +69,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("data/storage"),
             cluster: None,
+            keys: KeyRange::all(),
             cache_bytes: 128 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,

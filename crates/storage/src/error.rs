@@ -47,6 +47,19 @@ pub enum StoreError {
         /// The cluster of this node.
         ours: ClusterId,
     },
+    /// Some of the keys that the node is to hold were left out when it was filled.
+    #[error(
+        "{} was filled with keys {found} only, the node is to hold {wanted} now: empty the directory, it is rebuilt from the journal",
+        .dir.display()
+    )]
+    MissingKeys {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The keys that it holds.
+        found: String,
+        /// The keys that it should hold.
+        wanted: String,
+    },
     /// Another process has it open.
     #[error("the versions in {} are in use by another process", .dir.display())]
     Locked {

@@ -9,7 +9,7 @@ use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::feed_event::Event;
 use meridian_rpc::internal::{Closure, Entry, FeedEvent, WriteSet};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Epoch, Key, Lsn, Position, RangeId, RangeMap, StreamId, Timestamp};
+use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeId, RangeMap, StreamId, Timestamp};
 use prost::Message;
 
 use crate::error::FeedFault;
@@ -18,6 +18,8 @@ use crate::store::{AppliedBatch, Progress, VersionWrite};
 /// Gathers a feed's events in order. What is gathered must be applied before the closures that came with it
 /// are believed.
 pub(crate) struct Intake {
+    /// What is kept here: other keys' writes are dropped.
+    keys: KeyRange,
     progress: BTreeMap<StreamId, Progress>,
     /// Up to when each range was said to be complete, applied or not: no later write may lie below.
     promised: ClosedMap,
@@ -35,8 +37,9 @@ pub(crate) struct Gathered {
 
 impl Intake {
     /// Goes on from what the store holds.
-    pub fn new(progress: BTreeMap<StreamId, Progress>) -> Self {
+    pub fn new(keys: KeyRange, progress: BTreeMap<StreamId, Progress>) -> Self {
         Self {
+            keys,
             progress,
             promised: ClosedMap::new(),
             gathered: Gathered::default(),
@@ -134,6 +137,9 @@ impl Intake {
         let mut versions = Vec::with_capacity(set.writes.len());
         for write in set.writes {
             let key = Key(write.key);
+            if !self.keys.contains(key.as_ref()) {
+                continue;
+            }
             if let Some(range) = map.lookup(&key)
                 && self.promised.closed(range.id) >= commit
             {
@@ -251,7 +257,10 @@ mod tests {
     }
 
     fn intake() -> (Intake, RangeMap) {
-        (Intake::new(BTreeMap::new()), RangeMap::single(vec![]))
+        (
+            Intake::new(KeyRange::all(), BTreeMap::new()),
+            RangeMap::single(vec![]),
+        )
     }
 
     fn is_broken(result: Result<(), FeedFault>) -> bool {
@@ -324,6 +333,20 @@ mod tests {
         let late = intake.take(entry(1, 1, Kind::Commit, 10, &["a"]), &map);
         assert!(matches!(late, Err(FeedFault::Violation(_))), "{late:?}");
         intake.take(entry(1, 1, Kind::Commit, 11, &["a"]), &map).unwrap();
+    }
+
+    #[test]
+    fn writes_of_other_keys_are_dropped_and_their_entries_count() {
+        let mut intake = Intake::new(KeyRange::new("b".into(), "d".into()), BTreeMap::new());
+        let map = RangeMap::single(vec![]);
+        intake
+            .take(entry(1, 1, Kind::Commit, 9, &["a", "b", "cz", "d"]), &map)
+            .unwrap();
+        intake.take(entry(1, 2, Kind::Commit, 10, &["x"]), &map).unwrap();
+        let batch = intake.drain().batch;
+        let keys: Vec<_> = batch.versions.iter().map(|write| write.key.to_string()).collect();
+        assert_eq!(keys, ["b", "cz"]);
+        assert_eq!(intake.lsn(StreamId(1)), Lsn(2));
     }
 
     #[test]

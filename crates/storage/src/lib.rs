@@ -16,7 +16,9 @@
 mod applier;
 mod closer;
 mod config;
+mod ends;
 mod error;
+mod feeds;
 mod intake;
 mod reads;
 mod retention;

@@ -20,6 +20,7 @@ use tonic::service::RoutesBuilder;
 use crate::applier::Applier;
 use crate::closer::Closer;
 use crate::config::Config;
+use crate::ends;
 use crate::error::StoreError;
 use crate::reads::Reads;
 use crate::retention::Retention;
@@ -61,6 +62,7 @@ pub fn start_with_store(
     let mut workers = JoinSet::new();
     workers.spawn(applier.run());
     workers.spawn(Closer::new(shared.clone(), env).run());
+    workers.spawn(ends::run(shared.clone()));
     workers.spawn(Retention::new(shared.clone()).run());
     let reads = Reads {
         shared: shared.clone(),
@@ -136,6 +138,7 @@ async fn open(config: &Config, shutdown: &CancellationToken) -> Result<SledStore
             Err(error) => return Err(error),
             Ok(store) => {
                 config.cluster.map_or(Ok(()), |cluster| store.claim(cluster))?;
+                store.claim_keys(&config.keys)?;
                 return Ok(store);
             }
         }

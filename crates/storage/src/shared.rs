@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_clock::SharedClock;
+use meridian_metrics::{Histogram, names};
 use meridian_protocol::closing::ClosedMap;
 use meridian_protocol::visibility::SnapshotTooOld;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::{Env, KvError};
-use meridian_types::{Lsn, NodeName, RangeId, StreamId, Timestamp};
+use meridian_types::mutation::{Rule, is_broken};
+use meridian_types::{KeyRange, Lsn, NodeName, RangeId, StreamId, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +70,28 @@ pub(crate) struct Figures {
     /// Reads and bytes of requests that are under way or waiting.
     pub reads_open: AtomicUsize,
     pub read_bytes_open: AtomicUsize,
+    pub times: Times,
+}
+
+/// What takes how long, for metrics alone.
+#[derive(Debug)]
+pub(crate) struct Times {
+    /// Batches applied.
+    pub apply: Histogram,
+    /// Passes in which reads are worked on.
+    pub read: Histogram,
+    /// R5, of the reads that have to wait.
+    pub wait: Histogram,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            apply: names::STORAGE_BUSY.histogram(&[]),
+            read: names::STORAGE_READ_BUSY.histogram(&[]),
+            wait: names::STORAGE_READ_WAIT.histogram(&[]),
+        }
+    }
 }
 
 impl Figures {
@@ -114,6 +138,24 @@ impl Shared {
         if self.clock.now().latest.saturating_sub(STRONG_READ) <= at {
             self.wants.note_read(ranges, at);
         }
+    }
+
+    /// Refuses what another storage node has to be asked for.
+    pub fn check_held(&self, keys: &KeyRange) -> Result<(), KvError> {
+        let held = &self.config.keys;
+        if keys.is_empty() || held.intersection(keys).as_ref() == Some(keys) || is_broken(Rule::HeldKeys) {
+            return Ok(());
+        }
+        let (node, key) = (&self.node, &keys.start);
+        let end = held
+            .end
+            .as_ref()
+            .map_or("the end".to_owned(), |end| end.to_string());
+        Err(KvError::unavailable(format!(
+            "storage node {node} holds keys from {:?} to {end} only, and was asked for {key}: do all nodes of the region have the \
+             same configuration?",
+            held.start
+        )))
     }
 
     /// The journal node whose feed is followed from now on.

@@ -16,6 +16,7 @@ pub use id::{
 };
 pub use key::{Key, KeyRange, Write};
 pub use range_map::{
-    ChangeRefused, Origin, RangeMap, RangeMapEntry, Reshape, Reshaping, RetiredStream, candidates,
+    Adjudicators, ChangeRefused, End, MAX_CARRIED_BARS, Origin, RangeMap, RangeMapEntry, Reshape, Reshaping,
+    RetiredStream, candidates,
 };
 pub use time::{Interval, Timestamp, TimestampOverflow};

@@ -23,6 +23,8 @@ pub enum Rule {
     ClosureWait,
     /// R6: a read returns the newest version at or below its snapshot (broken: the newest of all).
     SnapshotVersion,
+    /// R6: a storage node is asked for, and answers, keys that it holds (broken: any node is asked for any key).
+    HeldKeys,
     /// R7: a transaction reads its own writes.
     OwnWrites,
     /// Section 4: first committer wins.
@@ -55,6 +57,8 @@ pub enum Rule {
     OutcomeDependency,
     /// Section 5, attempts: outcomes are matched by the attempt's whole name.
     AttemptName,
+    /// 5.1: a vote is given only for homes of the map version that the voter's last `Opened` or `Lease` names.
+    MapVersion,
     /// R19: a new owner closes nothing before the other streams' owners have raised their floors.
     RaiseFloor,
     /// R13: a closure does not reach beyond the durable lease.
@@ -71,6 +75,18 @@ pub enum Rule {
     TakeoverWindow,
     /// Section 8: a released range is taken on at the floor of its last owner.
     ReleaseFloor,
+    /// Section 8: a sealed stream orders nothing any more.
+    SealedStream,
+    /// Section 8: a stream that takes over keys begins above everything that was said of them.
+    OriginFloor,
+    /// Section 8: closures of a stream that took over keys wait for the last records of its sources.
+    SourceDependency,
+    /// Section 5: a stream that takes over keys bars what its sources have barred.
+    InheritedBars,
+    /// Section 8: the recent writes are handed over with the window that they belong to (broken: the window alone).
+    HandOverWindow,
+    /// Section 8: what was handed over is used only by whose log ends with that `Released` record.
+    HandOverPosition,
     /// Section 7: an append below the promised epoch is refused.
     StaleAppend,
     /// Section 7: an append is refused whose previous position differs.
@@ -91,7 +107,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 48] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -100,6 +116,7 @@ impl Rule {
         Self::UncertaintyWait,
         Self::ClosureWait,
         Self::SnapshotVersion,
+        Self::HeldKeys,
         Self::OwnWrites,
         Self::ConflictCheck,
         Self::ReadCheck,
@@ -116,6 +133,7 @@ impl Rule {
         Self::OutcomeFloor,
         Self::OutcomeDependency,
         Self::AttemptName,
+        Self::MapVersion,
         Self::RaiseFloor,
         Self::ClosureLease,
         Self::ClosureFloor,
@@ -124,6 +142,12 @@ impl Rule {
         Self::TakeoverFloor,
         Self::TakeoverWindow,
         Self::ReleaseFloor,
+        Self::SealedStream,
+        Self::OriginFloor,
+        Self::SourceDependency,
+        Self::InheritedBars,
+        Self::HandOverWindow,
+        Self::HandOverPosition,
         Self::StaleAppend,
         Self::PreviousPosition,
         Self::CurrentEpoch,
@@ -145,6 +169,7 @@ impl Rule {
             Self::UncertaintyWait => "uncertainty-wait",
             Self::ClosureWait => "closure-wait",
             Self::SnapshotVersion => "snapshot-version",
+            Self::HeldKeys => "held-keys",
             Self::OwnWrites => "own-writes",
             Self::ConflictCheck => "conflict-check",
             Self::ReadCheck => "read-check",
@@ -161,6 +186,7 @@ impl Rule {
             Self::OutcomeFloor => "outcome-floor",
             Self::OutcomeDependency => "outcome-dependency",
             Self::AttemptName => "attempt-name",
+            Self::MapVersion => "map-version",
             Self::RaiseFloor => "raise-floor",
             Self::ClosureLease => "closure-lease",
             Self::ClosureFloor => "closure-floor",
@@ -169,6 +195,12 @@ impl Rule {
             Self::TakeoverFloor => "takeover-floor",
             Self::TakeoverWindow => "takeover-window",
             Self::ReleaseFloor => "release-floor",
+            Self::SealedStream => "sealed-stream",
+            Self::OriginFloor => "origin-floor",
+            Self::SourceDependency => "source-dependency",
+            Self::InheritedBars => "inherited-bars",
+            Self::HandOverWindow => "handover-window",
+            Self::HandOverPosition => "handover-position",
             Self::StaleAppend => "stale-append",
             Self::PreviousPosition => "previous-position",
             Self::CurrentEpoch => "current-epoch",

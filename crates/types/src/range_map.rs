@@ -1,10 +1,12 @@
 //! The range map: which stream orders which keys.
 
 mod changes;
+mod members;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub use changes::{ChangeRefused, Origin, Reshape, Reshaping, RetiredStream};
+pub use changes::{ChangeRefused, End, MAX_CARRIED_BARS, Origin, Reshape, Reshaping, RetiredStream};
+pub use members::Adjudicators;
 
 use crate::{Key, KeyRange, NodeName, RangeId, StreamId};
 
@@ -17,7 +19,8 @@ pub struct RangeMapEntry {
     pub keys: KeyRange,
     /// The stream that orders them.
     pub stream: StreamId,
-    /// Adjudicators that may own it, the preferred one first. A hint: whoever fenced last owns it.
+    /// Adjudicators that may own it, the preferred one first. A hint: whoever fenced last owns it. While a region is
+    /// drained those of other regions come first: see [`RangeMap::candidates`].
     pub candidates: Vec<NodeName>,
 }
 
@@ -31,6 +34,8 @@ pub struct RangeMap {
     pub entries: Vec<RangeMapEntry>,
     /// What is left of splits and merges, and those under way.
     pub reshaping: Reshaping,
+    /// Regions that operators want nothing to depend on, each with its adjudicators.
+    pub drained: BTreeMap<String, BTreeSet<NodeName>>,
 }
 
 impl RangeMap {
@@ -66,6 +71,7 @@ impl RangeMap {
             version: 1,
             entries: entries.collect(),
             reshaping: Reshaping::default(),
+            drained: BTreeMap::new(),
         }
     }
 
@@ -100,6 +106,11 @@ impl RangeMap {
             .collect()
     }
 
+    /// Whether the stream was split or merged, and orders no keys any more.
+    pub fn is_retired(&self, stream: StreamId) -> bool {
+        self.reshaping.retired.contains_key(&stream)
+    }
+
     /// The keys that the stream orders, or ordered before it was retired.
     pub fn keys(&self, stream: StreamId) -> Option<&KeyRange> {
         let retired = || self.reshaping.retired.get(&stream);
@@ -113,13 +124,17 @@ impl RangeMap {
         self.entries.iter().flat_map(|entry| &entry.candidates).collect()
     }
 
-    /// Adjudicators that may own the stream, also when it orders no keys any more.
-    pub fn candidates(&self, stream: StreamId) -> &[NodeName] {
+    /// Adjudicators that may own the stream, also when it orders no keys any more, in the order in which they are to. Those of a
+    /// drained region come last: better than nobody.
+    pub fn candidates(&self, stream: StreamId) -> Vec<NodeName> {
         let retired = || self.reshaping.retired.get(&stream);
-        self.by_stream(stream)
+        let all = self
+            .by_stream(stream)
             .map(|entry| entry.candidates.as_slice())
             .or_else(|| retired().map(|retired| retired.candidates.as_slice()))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        let (drained, others): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|node| self.is_drained(node));
+        others.into_iter().chain(drained).collect()
     }
 }
 

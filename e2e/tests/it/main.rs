@@ -3,5 +3,15 @@
 
 mod anomalies;
 mod bank;
+mod closing;
+mod failover;
 mod import;
+mod journal_loss;
+mod lifetimes;
+mod membership;
+mod metrics;
+mod ranges;
+mod region_drain;
+mod region_loss;
+mod rolling;
 mod takeover;

@@ -13,6 +13,7 @@ pub mod versions;
 pub mod wire;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
@@ -67,12 +68,17 @@ pub struct Shared {
     pub messages: Messages,
     /// What must not have happened, and was noticed while it did.
     alarms: Mutex<Vec<String>>,
+    /// The newest range map that a node has learnt.
+    newest_map: RefCell<Arc<RangeMap>>,
+    /// How often the operator changed the ranges, by kind.
+    changes: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Shared {
     /// Nothing has happened yet.
     pub fn new(plan: Plan, time: SimTime, trace: Trace) -> Rc<Self> {
         let mut rng = StdRng::seed_from_u64(derive(plan.seed, "cluster"));
+        let first_map = plan.ranges.map(&names(&plan, Role::Adjudicator), &plan.regions);
         Rc::new(Self {
             cuts: Cuts {
                 mean: plan.faults.cut,
@@ -86,15 +92,37 @@ impl Shared {
             trace,
             points: Points::default(),
             alarms: Mutex::default(),
+            newest_map: RefCell::new(Arc::new(first_map)),
+            changes: RefCell::default(),
         })
     }
 
     /// The names of all nodes that run this.
     pub fn names(&self, role: Role) -> Vec<NodeName> {
-        let count = self.plan.shape.count(role);
-        (1..=count)
-            .map(|number| NodeName(format!("{role}-{number}")))
-            .collect()
+        names(&self.plan, role)
+    }
+
+    /// A node has learnt of this map.
+    pub fn learnt(&self, map: &Arc<RangeMap>) {
+        let mut newest = self.newest_map.borrow_mut();
+        if map.version > newest.version {
+            newest.clone_from(map);
+        }
+    }
+
+    /// The newest range map that any node has learnt.
+    pub fn newest_map(&self) -> Arc<RangeMap> {
+        self.newest_map.borrow().clone()
+    }
+
+    /// The operator has changed the ranges.
+    pub fn count_change(&self, kind: &str) {
+        *self.changes.borrow_mut().entry(kind.to_owned()).or_default() += 1;
+    }
+
+    /// How often it did, by kind.
+    pub fn changes(&self) -> BTreeMap<String, u64> {
+        self.changes.borrow().clone()
     }
 
     /// The range map that all nodes begin with.
@@ -133,6 +161,14 @@ impl Shared {
     pub fn remove_dir(&self) {
         let _ = std::fs::remove_dir(&self.dir);
     }
+}
+
+/// The names of all nodes that run this.
+fn names(plan: &Plan, role: Role) -> Vec<NodeName> {
+    let count = plan.shape.count(role);
+    (1..=count)
+        .map(|number| NodeName(format!("{role}-{number}")))
+        .collect()
 }
 
 /// All nodes of the cluster, running or not.

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use meridian::status::NodeReport;
 use meridian_adjudicator::Lead;
 use meridian_journal::{DiskIdentity, Writer};
+use meridian_query::StorageNode;
 use meridian_router::NodeInfo;
 use meridian_rpc::guard::guarded;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{CommittedWatch, Env, Identity, Listener, LocalNodes, Network, ServiceFailure, Started};
+use meridian_rpc::{
+    CommittedWatch, Env, Identity, Listener, LocalNodes, Network, ServiceFailure, Started, meta,
+};
 use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -198,10 +201,16 @@ impl Node {
             seed,
         )
         .with_fault_points(self.shared.points.of(self.name()));
-        // Held as long as the node lives: its services watch it.
-        let (_map, map) = watch::channel(Arc::new(self.shared.map()));
+        // Held as long as the node lives: its services watch it. It begins with the configured map and is told the rest.
+        let (sender, map) = watch::channel(Arc::new(self.shared.map()));
+        let following = CancellationToken::new();
+        let _stops_following = following.clone().drop_guard();
+        if self.role != Role::Journal {
+            meta::follow(&env, &self.shared.names(Role::Journal), &sender, &following);
+        }
         let owners = Owners::new(network, map.clone());
-        let started = self.start_service(env, owners, map, stop.clone()).await?;
+        let mut learnt = map.clone();
+        let mut started = self.start_service(env, owners, map, stop.clone()).await?;
         let report = NodeReport::new(
             identity.clone(),
             self.region().name().to_owned(),
@@ -229,7 +238,13 @@ impl Node {
             routes,
             served.clone(),
         ));
-        let ended = started.stopped.await;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut started.stopped => break ended,
+                Ok(()) = learnt.changed() => self.shared.learnt(&learnt.borrow_and_update()),
+            }
+        };
         served.cancel();
         let _ = server.await;
         match ended {
@@ -266,7 +281,10 @@ impl Node {
                 meridian_adjudicator::start(config, env, map, journals, committed, stop).await
             }
             Role::Storage => {
-                let config = meridian_storage::Config::default();
+                let config = meridian_storage::Config {
+                    keys: self.shared.plan.shards.of(self.name()),
+                    ..meridian_storage::Config::default()
+                };
                 let store = self.disk.versions.store().map_err(|error| ServiceFailure {
                     role: "storage",
                     what: error.to_string(),
@@ -278,14 +296,18 @@ impl Node {
                     page_bytes: self.shared.plan.page_bytes,
                     ..meridian_query::Config::default()
                 };
-                let storage = self.in_region(Role::Storage);
+                let storage = self.in_region(Role::Storage).into_iter().map(|name| StorageNode {
+                    keys: self.shared.plan.shards.of(&name.0),
+                    name,
+                });
+                let storage = storage.collect();
                 let committed = CommittedWatch::start(&env, journals, stop.clone());
                 meridian_query::start(config, env, owners, committed, storage, stop).await
             }
             Role::Router => {
                 let config = meridian_router::Config::default();
                 let queries = self.in_region(Role::Query);
-                meridian_router::start(config, env, queries, all_nodes(&self.shared), stop).await
+                meridian_router::start(config, env, queries, all_nodes(&self.shared), map, stop).await
             }
         }
     }
@@ -326,6 +348,8 @@ impl Node {
         meridian_adjudicator::Config {
             lease_length_ms: plan.lease_ms,
             recent_bytes: plan.recent_bytes,
+            hand_over_bytes: plan.hand_over_bytes,
+            return_after_ms: plan.return_after_ms,
             lead: match plan.lead_ms {
                 Some(ms) => Lead::Fixed { ms },
                 None => Lead::Auto {

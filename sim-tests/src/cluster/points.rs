@@ -9,9 +9,13 @@ use futures::future::BoxFuture;
 use meridian_rpc::FaultPoints;
 
 /// All places, as the services name them.
-pub const PLACES: [&str; 8] = [
+pub const PLACES: [&str; 12] = [
     "adjudicator: decided",
     "adjudicator: lease renewed",
+    "adjudicator: voted",
+    "adjudicator: home decided",
+    "adjudicator: outcome known",
+    "adjudicator: sealed",
     "adjudicator: fenced",
     OPENED,
     "journal: persisted",

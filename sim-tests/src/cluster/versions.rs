@@ -92,8 +92,10 @@ impl Versions {
 
     /// The process is gone.
     pub fn close(&self) {
-        if let Self::Sled { open, .. } = self {
-            lock(open).take();
+        if let Self::Sled { open, .. } = self
+            && let Some(store) = lock(open).take().and_then(Arc::into_inner)
+        {
+            store.close();
         }
     }
 

@@ -28,7 +28,7 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
             owner: fields.epoch("owner_epoch")?,
             at: fields.position()?,
         }),
-        name @ ("voted" | "prepare_ended" | "raised") => across_ranges(name, fields),
+        name @ ("voted" | "prepare_ended" | "raised" | "named" | "mapped") => across_ranges(name, fields),
         name @ ("opening" | "serving" | "leased" | "decided" | "barred" | "given_up" | "released"
         | "answered" | "closed" | "stopped") => adjudicator(name, fields),
         name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
@@ -69,7 +69,9 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
             adopted: Position::new(fields.number("adopted_epoch")?, fields.number("adopted_lsn")?),
             floor: timestamp("floor")?,
             lease_end: timestamp("lease_end")?,
+            map: fields.number("map")?,
             resumed: fields.flag("resumed")?,
+            handed: fields.flag("handed")?,
         },
         "serving" => Event::Serving {
             stream,
@@ -110,6 +112,8 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
             stream,
             at: fields.position()?,
             floor: timestamp("floor")?,
+            sealed: fields.flag("sealed")?,
+            window_low: timestamp("window_low")?,
         },
         "answered" => Event::Answered {
             stream,
@@ -124,10 +128,22 @@ fn adjudicator(name: &str, fields: &Fields) -> Result<Event, String> {
     })
 }
 
-/// Between the ranges of one transaction, and what a new owner wants of the others.
+/// Between the ranges of one transaction, what a new owner wants of the others, and how the ranges change.
 fn across_ranges(name: &str, fields: &Fields) -> Result<Event, String> {
     let stream = fields.stream()?;
     let epoch = fields.epoch("epoch")?;
+    if name == "named" {
+        let map = fields.number("map")?;
+        return Ok(Event::Named { stream, epoch, map });
+    }
+    if name == "mapped" {
+        let map = meridian_rpc::meta::decode(&fields.key("map")?.0).map_err(|error| error.to_string())?;
+        return Ok(Event::Mapped {
+            stream,
+            at: fields.position()?,
+            map: Box::new(map),
+        });
+    }
     if name == "raised" {
         return Ok(Event::Raised {
             stream,
@@ -197,6 +213,10 @@ fn storage(name: &str, fields: &Fields) -> Result<Event, String> {
         "restored" => Event::Restored {
             stream: fields.stream()?,
             at: fields.position()?,
+        },
+        "followed" => Event::Followed {
+            stream: fields.stream()?,
+            lsn: Lsn(fields.number("lsn")?),
         },
         "applied" => Event::Applied {
             stream: fields.stream()?,

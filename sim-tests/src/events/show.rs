@@ -144,9 +144,14 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
             floor,
             lease_end,
             resumed,
+            handed,
             ..
         } => {
-            let how = if *resumed { " (resumed)" } else { "" };
+            let how = match (resumed, handed) {
+                (true, _) => " (resumed)",
+                (false, true) => " (handed over)",
+                (false, false) => "",
+            };
             let (floor, lease_end) = (Seconds(*floor), Seconds(*lease_end));
             write!(f, "{at} after {adopted}{how} floor {floor} lease_end {lease_end}")
         }
@@ -204,7 +209,28 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         } => {
             write!(f, "{epoch} {} attempt {attempt} of {home_epoch}", Short(*txn))
         }
-        Event::Released { at, floor, .. } => write!(f, "{at} floor {}", Seconds(*floor)),
+        Event::Released {
+            at,
+            floor,
+            window_low,
+            sealed,
+            ..
+        } => {
+            let how = if *sealed { " (sealed)" } else { "" };
+            let (floor, low) = (Seconds(*floor), Seconds(*window_low));
+            write!(f, "{at} floor {floor} window_low {low}{how}")
+        }
+        Event::Followed { stream, lsn } => write!(f, "{stream} after {lsn}"),
+        Event::Named { stream, epoch, map } => write!(f, "{epoch} of {stream}: version {map}"),
+        Event::Mapped { at, map, .. } => {
+            let ranges = map.entries.len();
+            let pending = map.reshaping.pending.len();
+            write!(
+                f,
+                "{at} version {} of the map: {ranges} ranges, {pending} changes under way",
+                map.version
+            )
+        }
         Event::Answered { at, commit, .. } => write!(f, "{at} commit {}", Seconds(*commit)),
         Event::Stopped { epoch, .. } | Event::Promised { epoch, .. } => write!(f, "{epoch}"),
         Event::Counted { owner, at, .. } => write!(f, "{at} by the owner of {owner}"),

@@ -1,4 +1,5 @@
-//! I4. For every transaction T and every storage node N: N applies all of T's writes at T.commit, in one step, or none.
+//! I4. For every transaction T and every storage node N: N applies all of T's writes, of the keys that it holds, at T.commit, in one
+//! step, or none.
 //!
 //! So every entry that a storage node takes is the one that was decided, with all its keys, and no entry is left out: the next
 //! one follows the last.
@@ -21,6 +22,9 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
             Event::Restored { stream, at } => {
                 last.insert((&*happened.node, *stream), (at.lsn, index));
             }
+            Event::Followed { stream, lsn } => {
+                last.insert((&*happened.node, *stream), (*lsn, index));
+            }
             Event::Applied {
                 stream,
                 at,
@@ -34,8 +38,11 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                     violations.push(Violation::shown(NAME, what, log.events, [shown_by, index]));
                 }
                 let decided = log.decided(*stream, *at);
+                let held = log.held.get(&*happened.node);
                 let expected = decided.map_or((Timestamp::ZERO, Vec::new()), |(_, decided)| {
-                    (decided.commit, sorted(&decided.written))
+                    let mut written = sorted(&decided.written);
+                    written.retain(|key| held.is_none_or(|held| held.contains(key.as_ref())));
+                    (decided.commit, written)
                 });
                 if (*commit, sorted(written)) != expected {
                     let what = format!("{} takes {at} with other writes than were decided", happened.node);

@@ -40,6 +40,9 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                 node.applied.insert(*stream, at.lsn);
                 node.closed.clear();
             }
+            Event::Followed { stream, lsn } => {
+                nodes.entry(name).or_default().applied.insert(*stream, *lsn);
+            }
             Event::Applied { stream, at, .. } => {
                 nodes.entry(name).or_default().applied.insert(*stream, at.lsn);
             }
@@ -101,14 +104,28 @@ fn judge(
             }
         }
     }
-    let open = log.map.overlapping(keys).find_map(|range| {
-        let closed = node.closed.get(&range.id).copied().unwrap_or_default();
-        (closed < at).then_some((range.id, closed))
-    });
-    let (range, closed) = open.filter(|_| !versions.is_empty())?;
-    let (at, closed) = (Seconds(at), Seconds(closed));
-    let what = format!("a read at {at} while {range} is closed through {closed} (R5)");
+    let open = open_from(log, node, at, keys).filter(|_| !versions.is_empty())?;
+    let what = format!(
+        "a read at {} while {open} is in no range closed so far (R5)",
+        Seconds(at)
+    );
     Some(Violation::shown(NAME, what, log.events, [read]))
+}
+
+/// The first of the keys that is in no range that the node has closed through `at`. A range that was split or merged counts: what
+/// its owner has closed stays closed, whoever orders the keys afterwards.
+fn open_from(log: &Log<'_>, node: &Node, at: Timestamp, keys: &KeyRange) -> Option<Key> {
+    let is_closed = |range: &RangeId| node.closed.get(range).is_some_and(|closed| *closed >= at);
+    let closed = log.ranges.iter().filter(|(range, _)| is_closed(range));
+    let mut closed: Vec<&KeyRange> = closed.map(|(_, (_, keys))| *keys).collect();
+    closed.sort_by(|one, other| one.start.cmp(&other.start));
+    let mut from = keys.start.clone();
+    for range in closed {
+        if range.contains(from.as_ref()) {
+            from = range.end.clone()?;
+        }
+    }
+    keys.end.as_ref().is_none_or(|end| from < *end).then_some(from)
 }
 
 /// When the node that read learns of the entry after all.

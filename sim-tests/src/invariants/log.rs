@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Position, RangeMap, StreamId, Timestamp};
+use meridian_types::{KeyRange, Lsn, Origin, Position, RangeId, RangeMap, StreamId, Timestamp};
 
 use super::Violation;
 use super::stream_log::StreamLog;
@@ -21,12 +21,16 @@ pub struct Log<'a> {
     pub events: &'a [Happened],
     /// By stream.
     pub streams: BTreeMap<StreamId, StreamLog>,
-    /// Which range holds which keys.
-    pub map: &'a RangeMap,
+    /// The range maps that there were, by version: the first, and those that are committed in the meta stream.
+    pub maps: BTreeMap<u64, &'a RangeMap>,
+    /// The ranges that there ever were: each has its keys and its stream for ever.
+    pub ranges: BTreeMap<RangeId, (StreamId, &'a KeyRange)>,
+    /// The keys that a storage node holds, where those are not all.
+    pub held: BTreeMap<String, KeyRange>,
 }
 
 impl<'a> Log<'a> {
-    /// What these events tell of a cluster with this map.
+    /// What these events tell of a cluster that began with this map.
     pub fn new(events: &'a [Happened], map: &'a RangeMap) -> Self {
         let mut streams: BTreeMap<StreamId, StreamLog> = BTreeMap::new();
         let journals: BTreeSet<&str> = events
@@ -54,7 +58,48 @@ impl<'a> Log<'a> {
                 }
             }
         }
-        Self { events, streams, map }
+        let mut log = Self {
+            events,
+            streams,
+            maps: BTreeMap::from([(map.version, map)]),
+            ranges: BTreeMap::new(),
+            held: BTreeMap::new(),
+        };
+        log.maps.extend(log.changes().map(|map| (map.version, map)));
+        let ranges = log.maps.values().flat_map(|map| &map.entries);
+        log.ranges = ranges
+            .map(|range| (range.id, (range.stream, &range.keys)))
+            .collect();
+        log
+    }
+
+    /// The range maps that were committed.
+    fn changes(&self) -> impl Iterator<Item = &'a RangeMap> + use<'a> {
+        let events = self.events;
+        let meta = self.streams.get(&StreamId::META);
+        let entries = meta.into_iter().flat_map(|meta| {
+            let committed = meta.committed.values();
+            committed.filter_map(|entry| meta.records.get(&entry.at))
+        });
+        let records: Vec<usize> = entries.flatten().copied().collect();
+        records
+            .into_iter()
+            .filter_map(move |index| match &events.get(index)?.event {
+                Event::Mapped { map, .. } => Some(&**map),
+                _ => None,
+            })
+    }
+
+    /// How a stream ended that was split or merged: after which of its entries no transaction's record can be.
+    pub fn retired(&self, stream: StreamId) -> Option<Lsn> {
+        let mut maps = self.maps.values();
+        maps.find_map(|map| Some(map.reshaping.retired.get(&stream)?.last))
+    }
+
+    /// What a stream began with that took over keys of others.
+    pub fn origin(&self, stream: StreamId) -> Option<&'a Origin> {
+        let mut maps = self.maps.values();
+        maps.find_map(|map| map.reshaping.origins.get(&stream))
     }
 
     /// The decisions whose records were committed, in the order of the log, with the events.
@@ -107,6 +152,7 @@ fn stream_of(event: &Event) -> Option<StreamId> {
         | Event::Decided(Decided { stream, .. })
         | Event::Barred { stream, .. }
         | Event::Released { stream, .. }
+        | Event::Mapped { stream, .. }
         | Event::Answered { stream, .. }
         | Event::Counted { stream, .. }
         | Event::Recovered { stream, .. }
@@ -142,7 +188,7 @@ pub(super) fn newest_at(versions: &[(Timestamp, usize)], at: Timestamp) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use meridian_types::{Epoch, Lsn};
+    use meridian_types::Epoch;
 
     use super::*;
     use crate::invariants::testing::{counted, decided, happened, opening, persisted, promised, recovered};

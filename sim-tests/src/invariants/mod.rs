@@ -23,7 +23,9 @@ pub mod r19_floors;
 pub mod r3_r4_waits;
 pub mod r6_newest_version;
 mod replica;
+pub mod s5_outcomes;
 pub mod s7_journal_nodes;
+pub mod s8_changes;
 mod stream_log;
 #[cfg(test)]
 mod testing;
@@ -117,7 +119,7 @@ pub type Content = BTreeMap<String, (u64, String)>;
 pub struct Evidence<'a> {
     /// What the seed chose.
     pub plan: &'a Plan,
-    /// The cluster's range map.
+    /// The range map that the cluster began with.
     pub map: &'a RangeMap,
     /// What clients saw.
     pub txns: &'a [Txn],
@@ -133,7 +135,8 @@ pub struct Evidence<'a> {
 
 /// Everything that was broken.
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
-    let log = Log::new(evidence.events, evidence.map);
+    let mut log = Log::new(evidence.events, evidence.map);
+    log.held = evidence.plan.shards.divided_nodes();
     // What only holds while all clocks keep to their bounds.
     let of_clocks = [
         i1_recency::check,
@@ -155,7 +158,9 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         r13_closures::check,
         r18_takeovers::openings,
         r19_floors::kept,
+        s5_outcomes::check,
         s7_journal_nodes::check,
+        s8_changes::check,
     ];
     let mut violations = coverage::check(evidence);
     violations.extend(rules.iter().flat_map(|check| check(&log)));

@@ -2,7 +2,8 @@
 //! voted for there that writes a key which A writes or has checked. R12. And while it is open and A writes, the range is closed
 //! only below A's `lower`.
 //!
-//! A vote is open until its voter applies an outcome; what a later epoch does is bound by R18.
+//! A vote is open until its voter applies an outcome, or the owner to which it was handed over; what any other owner does is bound
+//! by R18.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,18 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                 ));
                 let name = (voted.txn, voted.attempt, voted.home, voted.home_epoch);
                 open.entry(name).or_insert((index, voted));
+            }
+            Event::Opening {
+                stream,
+                at,
+                adopted,
+                resumed,
+                handed,
+                ..
+            } if *resumed || *handed => {
+                if let Some(open) = owners.get(&(*stream, adopted.epoch)).cloned() {
+                    owners.insert((*stream, at.epoch), open);
+                }
             }
             Event::PrepareEnded {
                 stream,
@@ -103,7 +116,7 @@ fn overrun(
 mod tests {
     use super::*;
     use crate::events::Outcome;
-    use crate::invariants::testing::{closed, decided, judge, opening, prepare_ended, voted};
+    use crate::invariants::testing::{closed, decided, handed_opening, judge, opening, prepare_ended, voted};
 
     /// A vote from 10 to 30 for a transaction that writes x and has y checked.
     fn after_vote(more: Vec<Event>) -> usize {
@@ -133,6 +146,14 @@ mod tests {
         assert_eq!(after_vote(vec![decided(1, 2, 2, 5, 11, "y")]), 1);
         assert_eq!(after_vote(vec![Event::Voted(voted(1, 2, (12, 30), "y", ""))]), 1);
         assert_eq!(after_vote(vec![Event::Voted(voted(1, 2, (12, 30), "z", "y"))]), 0);
+    }
+
+    #[test]
+    fn a_vote_that_was_handed_over_stays_open() {
+        let after_move = |event| after_vote(vec![handed_opening(2, 4, (1, 3), 0), event]);
+        assert_eq!(after_move(decided(2, 5, 2, 5, 11, "x")), 1);
+        assert_eq!(after_move(closed(2, 10, 1)), 1);
+        assert_eq!(after_move(decided(2, 5, 2, 5, 11, "z")), 0);
     }
 
     #[test]

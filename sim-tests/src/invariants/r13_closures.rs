@@ -1,5 +1,6 @@
 //! R13. For every closure (x, after): x <= lease_end, durable when it leaves; and every committed record with commit <= x, of the
-//! range's own stream or of any stream if it writes a key of the range, lies at or before its `after`.
+//! range's own stream or of any stream if it writes a key of the range, lies at or before its `after`. That holds for the ranges that
+//! were split or merged as for those that took their place, against the records of both.
 //! R14. For every closure that a storage node takes: somebody gave it, and the node has had everything in its `after`. And a
 //! storage node is fed only entries that an owner or a journal node has counted as committed.
 
@@ -56,10 +57,10 @@ type Commits<'a> = BTreeMap<RangeId, BTreeMap<StreamId, BTreeMap<Timestamp, (usi
 fn commits<'a>(log: &Log<'a>) -> Commits<'a> {
     let mut commits: Commits<'_> = BTreeMap::new();
     for (index, decided) in log.committed() {
-        for range in &log.map.entries {
-            let is_in = |key: &Key| range.keys.contains(key.as_ref());
-            if decided.stream == range.stream || decided.written.iter().any(is_in) {
-                let streams = commits.entry(range.id).or_default();
+        for (range, (ordered_by, keys)) in &log.ranges {
+            let is_in = |key: &Key| keys.contains(key.as_ref());
+            if decided.stream == *ordered_by || decided.written.iter().any(is_in) {
+                let streams = commits.entry(*range).or_default();
                 let stream = streams.entry(decided.stream).or_default();
                 stream.insert(decided.commit, (index, decided));
             }
@@ -90,6 +91,9 @@ fn taken(log: &Log<'_>) -> Vec<Violation> {
             }
             Event::Restored { stream, at } => {
                 applied.insert((&**node, *stream), at.lsn);
+            }
+            Event::Followed { stream, lsn } => {
+                applied.insert((&**node, *stream), *lsn);
             }
             Event::Applied { stream, at, .. } => {
                 applied.insert((&**node, *stream), at.lsn);

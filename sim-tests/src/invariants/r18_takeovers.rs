@@ -2,6 +2,9 @@
 //! lease durable in an epoch before e, and every commit in the adopted log. Where the adopted log ends with `Released`, its
 //! floor stands in place of the leases. Every commit of the owner lies above its floor.
 //!
+//! An owner that was handed its predecessor's state instead begins where that one ended: the adopted log ends with that one's
+//! `Released`, and its `window_low` is not below the one at the release. Open votes are then its own (R11, R12).
+//!
 //! So the leases of two epochs never meet: what a predecessor may still close or promise lies below. An owner that fences anew
 //! and resumes keeps its own promises itself. And section 8: an owner that has stopped, or whose lease has run out, decides and closes nothing.
 
@@ -32,6 +35,7 @@ pub fn openings(log: &Log<'_>) -> Vec<Violation> {
             adopted,
             floor,
             resumed,
+            handed,
             ..
         } = &happened.event
             && let Some(entries) = log.streams.get(stream)
@@ -41,7 +45,12 @@ pub fn openings(log: &Log<'_>) -> Vec<Violation> {
                 at: *at,
                 adopted: *adopted,
                 resumed: *resumed,
+                handed: *handed,
             };
+            if opening.handed && released(log, entries, &opening).is_none() {
+                let what = format!("{} goes on with a state that is not that of {adopted}", at.epoch);
+                violations.push(Violation::shown(NAME, what, log.events, [index]));
+            }
             let bounds = bounds(log, entries, &opening);
             let broken = bounds
                 .into_iter()
@@ -52,7 +61,12 @@ pub fn openings(log: &Log<'_>) -> Vec<Violation> {
                 let what = format!("{} opens with floor {floor}, below {bound}", at.epoch);
                 violations.push(Violation::shown(NAME, what, log.events, [reason, index]));
             }
-            violations.extend(below_the_floor(log, index, &opening, *floor));
+            // The floor at the release may be above what the window reaches down to.
+            let window = match released(log, entries, &opening) {
+                Some((_, _, window_low)) if opening.handed => window_low,
+                _ => *floor,
+            };
+            violations.extend(below_the_floor(log, index, &opening, (*floor, window)));
         }
     }
     violations
@@ -63,21 +77,28 @@ struct Opening {
     at: Position,
     adopted: Position,
     resumed: bool,
+    handed: bool,
+}
+
+/// Where the adopted log ends with `Released`: the event, the floor that the record carries, and the window then.
+fn released(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Option<(usize, Timestamp, Timestamp)> {
+    let records = entries.records.get(&opening.adopted);
+    records
+        .into_iter()
+        .flatten()
+        .find_map(|index| match log.event(*index) {
+            Some(Event::Released {
+                floor, window_low, ..
+            }) => Some((*index, *floor, *window_low)),
+            _ => None,
+        })
 }
 
 /// What the floor must not be below: the events, and their timestamps.
 fn bounds(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Vec<(usize, Timestamp)> {
-    let released = entries
-        .records
-        .get(&opening.adopted)
-        .into_iter()
-        .flatten()
-        .find_map(|index| match log.event(*index) {
-            Some(Event::Released { floor, .. }) => Some((*index, *floor)),
-            _ => None,
-        });
+    let released = released(log, entries, opening).map(|(index, floor, _)| (index, floor));
     let leases_count = released.is_none() && !opening.resumed;
-    let mut bounds: Vec<(usize, Timestamp)> = released.into_iter().collect();
+    let mut bounds: Vec<(usize, Timestamp)> = released.filter(|_| !opening.handed).into_iter().collect();
     for (index, happened) in log.all() {
         let bound = match &happened.event {
             Event::Closed { stream, closure } => Some((*stream, closure.epoch, closure.x)),
@@ -90,7 +111,7 @@ fn bounds(log: &Log<'_>, entries: &StreamLog, opening: &Opening) -> Vec<(usize, 
             bounds.push((index, bound));
         }
     }
-    if !leases_count && !opening.resumed {
+    if !leases_count && !opening.resumed && !opening.handed {
         bounds.extend(open_votes(log, opening));
     }
     let adopted = log.committed().filter(|(_, decided)| {
@@ -132,7 +153,12 @@ fn open_votes(log: &Log<'_>, opening: &Opening) -> Vec<(usize, Timestamp)> {
 }
 
 /// Commits of this owner at or below its floor, and a window that begins below it.
-fn below_the_floor(log: &Log<'_>, index: usize, opening: &Opening, floor: Timestamp) -> Vec<Violation> {
+fn below_the_floor(
+    log: &Log<'_>,
+    index: usize,
+    opening: &Opening,
+    (floor, window): (Timestamp, Timestamp),
+) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (later, happened) in log.all().skip(index) {
         let what = match &happened.event {
@@ -150,10 +176,14 @@ fn below_the_floor(log: &Log<'_>, index: usize, opening: &Opening, floor: Timest
                 ..
             } if *stream == opening.stream
                 && *epoch == opening.at.epoch
-                && *window_low < floor
+                && *window_low < window
                 && !opening.resumed =>
             {
-                format!("the window begins at {}, below the floor", Seconds(*window_low))
+                format!(
+                    "the window begins at {}, below {}",
+                    Seconds(*window_low),
+                    Seconds(window)
+                )
             }
             _ => continue,
         };
@@ -210,7 +240,8 @@ pub fn acts_after_the_end(log: &Log<'_>) -> Vec<Violation> {
 mod tests {
     use super::*;
     use crate::invariants::testing::{
-        closed, counted, decided, happened_at, judge_all, leased, opening, released, serving, stopped,
+        closed, counted, decided, handed_opening, happened_at, judge_all, leased, opening, released, serving,
+        stopped,
     };
 
     /// The owner of epoch 1 leased up to 100, closed through 40 and committed at 30.
@@ -238,6 +269,7 @@ mod tests {
                 adopted,
                 floor,
                 lease_end,
+                map,
                 ..
             } => Event::Opening {
                 stream,
@@ -245,7 +277,9 @@ mod tests {
                 adopted,
                 floor,
                 lease_end,
+                map,
                 resumed: true,
+                handed: false,
             },
             other => other,
         }
@@ -283,6 +317,30 @@ mod tests {
         assert_eq!(history(handover(44)).len(), 1);
         assert_eq!(history(vec![("a-1", resumed(40))]), [""; 0]);
         assert_eq!(history(vec![("a-1", resumed(39))]).len(), 1);
+    }
+
+    #[test]
+    fn a_state_that_was_handed_over_belongs_to_the_release_and_keeps_its_window() {
+        let handover = |adopted, floor, window| {
+            let mut serving = serving(2, floor, 200);
+            if let Event::Serving { window_low, .. } = &mut serving {
+                *window_low = Timestamp(window);
+            }
+            let opening = handed_opening(2, 4, adopted, floor);
+            vec![("a-1", released(1, 3, 45)), ("a-2", opening), ("a-2", serving)]
+        };
+        assert_eq!(
+            history(handover((1, 3), 40, 45)),
+            [""; 0],
+            "below the floor of the record"
+        );
+        assert_eq!(history(handover((1, 3), 39, 45)).len(), 1, "below a closure");
+        assert_eq!(history(handover((1, 3), 40, 44)).len(), 1, "below the window");
+        assert_eq!(
+            history(handover((1, 2), 100, 100)).len(),
+            1,
+            "another end of the log"
+        );
     }
 
     #[test]

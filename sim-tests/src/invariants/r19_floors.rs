@@ -1,7 +1,8 @@
 //! R19. For every answer (floor y, lsn) to `RaiseFloor` whose lsn its owner had committed: no committed record of that stream beyond
 //! the lsn has a commit timestamp at or below y, in whatever epoch.
-//! And for every closure x of an owner that opened anew with floor F: every other stream's owner has promised min(x, F) since the
-//! opening, and the closure names the lsn of such a promise.
+//! And for every closure x of an owner that opened anew with floor F: the owner of every other stream of the map version that its
+//! `Opened` names has promised min(x, F) since the opening, and the closure names the lsn of such a promise; or that stream has ended, and
+//! the closure names its last record, as it does for every stream that had ended before. The `meta` stream holds no keys and is exempt.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +15,15 @@ use crate::events::{Event, Seconds};
 const RAISED: &str = "R19 raised floors stay";
 const ASKED: &str = "R19 closures wait for raised floors";
 
+/// An owner that opened anew: the event, its floor, and the version of the range map that its record names.
+type Opened = (usize, Timestamp, u64);
 /// A floor that was promised: by which event, how high, and up to which lsn others count.
 type Raise = (usize, Timestamp, Lsn);
 
 /// Every closure against the promises before it.
 pub fn asked(log: &Log<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut opened: BTreeMap<(StreamId, Epoch), (usize, Timestamp)> = BTreeMap::new();
+    let mut opened: BTreeMap<(StreamId, Epoch), Opened> = BTreeMap::new();
     let mut raised: BTreeMap<StreamId, Vec<Raise>> = BTreeMap::new();
     for (index, happened) in log.all() {
         match &happened.event {
@@ -28,10 +31,16 @@ pub fn asked(log: &Log<'_>) -> Vec<Violation> {
                 stream,
                 at,
                 floor,
-                resumed: false,
+                map,
+                resumed,
+                handed,
+                adopted,
                 ..
-            } => {
-                opened.insert((*stream, at.epoch), (index, *floor));
+            } if *stream != StreamId::META => {
+                // Who was handed the state, or kept its own, goes on where the owner before it was.
+                let goes_on = *resumed || *handed;
+                let before = opened.get(&(*stream, adopted.epoch)).filter(|_| goes_on).copied();
+                opened.insert((*stream, at.epoch), before.unwrap_or((index, *floor, *map)));
             }
             Event::Raised {
                 stream, floor, lsn, ..
@@ -39,14 +48,14 @@ pub fn asked(log: &Log<'_>) -> Vec<Violation> {
                 raised.entry(*stream).or_default().push((index, *floor, *lsn));
             }
             Event::Closed { stream, closure } => {
-                if let Some((opening, floor)) = opened.get(&(*stream, closure.epoch)) {
-                    let missing = unasked(log, &raised, (*stream, closure), (*opening, *floor));
+                if let Some(opening @ (opened, floor, _)) = opened.get(&(*stream, closure.epoch)) {
+                    let missing = unasked(log, &raised, (*stream, closure), *opening);
                     violations.extend(missing.map(|other| {
                         let (x, floor) = (Seconds(closure.x), Seconds(*floor));
                         let what = format!(
                             "{stream} closes through {x}, opened with floor {floor}, without a promise of {other}"
                         );
-                        Violation::shown(ASKED, what, log.events, [*opening, index])
+                        Violation::shown(ASKED, what, log.events, [*opened, index])
                     }));
                 }
             }
@@ -61,7 +70,7 @@ fn unasked(
     log: &Log<'_>,
     raised: &BTreeMap<StreamId, Vec<Raise>>,
     (stream, closure): (StreamId, &Closure),
-    (opening, floor): (usize, Timestamp),
+    (opening, floor, version): Opened,
 ) -> Option<StreamId> {
     let needed = closure.x.min(floor);
     if needed == Timestamp::ZERO {
@@ -77,8 +86,13 @@ fn unasked(
             raises.filter(|(index, y, lsn)| *index > opening && *y >= needed && *lsn <= named(other));
         fit.next().is_some()
     };
-    let mut others = log.map.entries.iter().map(|range| range.stream);
-    others.find(|other| *other != stream && !is_asked(*other))
+    // One that has ended needs no promise: its last record is named, or the promise that it gave before.
+    let has_ended = |other: StreamId| log.retired(other).is_some_and(|last| last <= named(other));
+    let map = log.maps.get(&version)?;
+    let mut live = map.entries.iter().map(|range| range.stream);
+    let mut retired = map.reshaping.retired.keys().copied();
+    let missing = live.find(|other| *other != stream && !is_asked(*other) && !has_ended(*other));
+    missing.or_else(|| retired.find(|other| *other != stream && !has_ended(*other)))
 }
 
 /// Every promise against the records after it.

@@ -99,7 +99,10 @@ impl StreamLog {
                 }
                 self.records.entry(*at).or_default().push(index);
             }
-            Event::Decided(Decided { at, .. }) | Event::Barred { at, .. } | Event::Released { at, .. } => {
+            Event::Decided(Decided { at, .. })
+            | Event::Barred { at, .. }
+            | Event::Released { at, .. }
+            | Event::Mapped { at, .. } => {
                 self.records.entry(*at).or_default().push(index);
             }
             Event::Answered { at, .. } | Event::Applied { at, .. } => self.claim(*at, index, None),

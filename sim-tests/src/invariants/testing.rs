@@ -92,8 +92,19 @@ pub fn opening(epoch: u64, lsn: u64, adopted: (u64, u64), floor: u64) -> Event {
         adopted: Position::new(adopted.0, adopted.1),
         floor: Timestamp(floor),
         lease_end: Timestamp(floor),
+        map: 1,
         resumed: false,
+        handed: false,
     }
+}
+
+/// [`opening`], of an owner that goes on with what it was handed.
+pub fn handed_opening(epoch: u64, lsn: u64, adopted: (u64, u64), floor: u64) -> Event {
+    let mut event = opening(epoch, lsn, adopted, floor);
+    if let Event::Opening { handed, .. } = &mut event {
+        *handed = true;
+    }
+    event
 }
 
 pub fn serving(epoch: u64, floor: u64, lease_end: u64) -> Event {
@@ -163,6 +174,37 @@ pub fn released(epoch: u64, lsn: u64, floor: u64) -> Event {
         stream: STREAM,
         at: Position::new(epoch, lsn),
         floor: Timestamp(floor),
+        sealed: false,
+        window_low: Timestamp(floor),
+    }
+}
+
+/// The last record of a stream that is split or merged.
+pub fn sealed(epoch: u64, lsn: u64, floor: u64) -> Event {
+    match released(epoch, lsn, floor) {
+        Event::Released {
+            stream,
+            at,
+            floor,
+            window_low,
+            ..
+        } => Event::Released {
+            stream,
+            at,
+            floor,
+            window_low,
+            sealed: true,
+        },
+        other => other,
+    }
+}
+
+/// A new version of the range map.
+pub fn mapped(lsn: u64, map: &RangeMap) -> Event {
+    Event::Mapped {
+        stream: StreamId::META,
+        at: Position::new(1, lsn),
+        map: Box::new(map.clone()),
     }
 }
 
@@ -242,6 +284,9 @@ pub fn in_stream(number: u64, mut event: Event) -> Event {
         | Event::Applied { stream, .. }
         | Event::Barred { stream, .. }
         | Event::Raised { stream, .. }
+        | Event::Released { stream, .. }
+        | Event::Closed { stream, .. }
+        | Event::Voted(Voted { stream, .. })
         | Event::Restored { stream, .. } => *stream = StreamId(number),
         other => panic!("{other:?} is not made for other streams yet"),
     }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use meridian_types::mutation::Rule;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::{Mutation, World};
 use crate::cluster::Role;
-use crate::plan::{ClientHost, Faults, Kind, MessageFaults, Plan, Ranges};
+use crate::plan::{Changes, ClientHost, Clients, Faults, Kind, MessageFaults, Plan, Ranges, Shards};
 
 /// A change of the plans of a mutation's runs.
 #[derive(Clone, Copy)]
@@ -32,6 +34,7 @@ impl Mutation {
                 "owners cut off with one journal node each, while others take over again and again",
                 left_behind,
             ),
+            Self::Rule(Rule::HeldKeys) => ("storage nodes that share the keys", shared_keys),
             Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
             Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => (
                 "a tuned lead, far clocks, a short lease, adjudicators die",
@@ -41,18 +44,36 @@ impl Mutation {
                 "a tuned lead, far clocks, adjudicators are restarted",
                 fast_handovers,
             ),
+            Self::Rule(Rule::HandOverWindow | Rule::HandOverPosition) => (
+                "adjudicators are restarted and get their ranges back at once, long transactions",
+                moves,
+            ),
             Self::Rule(
                 Rule::PromisedWrites
                 | Rule::HeldReads
                 | Rule::PrepareClosure
                 | Rule::PrepareOutcome
                 | Rule::HomeFloor
-                | Rule::OutcomeFloor
                 | Rule::OutcomeDependency,
             ) => ("many ranges through what clients do", across),
-            Self::Rule(Rule::HomePromise | Rule::AttemptName) => (
-                "many ranges through what clients do, adjudicators cut off from each other",
-                across_apart,
+            Self::Rule(Rule::HomePromise) => (
+                "many ranges through what clients do, votes are late, a short lease",
+                across_late,
+            ),
+            Self::Rule(Rule::OutcomeFloor) => (
+                "many ranges through what clients do, clocks far apart that jump",
+                across_clocks,
+            ),
+            Self::Rule(Rule::AttemptName) => (
+                "many ranges through what clients do, a slow network, ends of attempts are late",
+                across_slow,
+            ),
+            Self::Rule(
+                Rule::MapVersion | Rule::SealedStream | Rule::OriginFloor | Rule::SourceDependency,
+            ) => ("many ranges, split and merged again and again", restless),
+            Self::Rule(Rule::InheritedBars) => (
+                "many ranges, split and merged again and again, calls come late, connections break",
+                restless_calls,
             ),
             Self::Rule(Rule::RaiseFloor) => (
                 "many ranges through what clients do, adjudicators die",
@@ -78,25 +99,89 @@ impl Mutation {
     }
 }
 
+/// Ranges go from owner to owner, with the state of each.
+fn moves(plan: &mut Plan) {
+    plan.latency = (Duration::ZERO, Duration::from_millis(20));
+    plan.think = Duration::from_millis(5);
+    plan.keys = 3;
+    plan.recent_bytes = 1 << 20;
+    plan.hand_over_bytes = 1 << 20;
+    plan.return_after_ms = 200;
+    plan.faults = Faults {
+        restart: Some(Duration::from_millis(700)),
+        max_down: 1,
+        stopped: &[Role::Adjudicator],
+        ..Faults::default()
+    };
+}
+
 /// Most transactions touch several ranges.
 fn across(plan: &mut Plan) {
     plan.ranges = Ranges::crossing(&plan.clients, plan.keys);
     plan.think = Duration::from_millis(5);
 }
 
-/// Votes and ends of attempts are late, again and again.
-fn across_apart(plan: &mut Plan) {
+/// Votes come when the promises of others are past.
+fn across_late(plan: &mut Plan) {
+    across(plan);
+    plan.latency = (Duration::ZERO, Duration::from_millis(5));
+    plan.lease_ms = 100;
+    plan.faults = Faults {
+        messages: Some(MessageFaults {
+            lost: 0.0,
+            late: 0.4,
+            twice: 0.0,
+        }),
+        ..Faults::default()
+    };
+}
+
+/// An outcome comes to a participant whose clock is behind, before its time.
+fn across_clocks(plan: &mut Plan) {
+    clocks_apart(plan);
+    plan.lead_ms = Some(0);
+    plan.clients = Clients::checking();
     across(plan);
     plan.faults = Faults {
-        partition: Some(Duration::from_millis(800)),
-        hold: Some(Duration::from_millis(800)),
+        clock_jump: Some(Duration::from_millis(500)),
+        ..Faults::default()
+    };
+}
+
+/// The end of an attempt comes when the next one is under way.
+fn across_slow(plan: &mut Plan) {
+    plan.keys = 3;
+    across(plan);
+    plan.latency = (Duration::from_millis(10), Duration::from_millis(50));
+    plan.lease_ms = 3_000;
+    plan.faults = Faults {
         messages: Some(MessageFaults {
-            lost: 0.1,
-            late: 0.2,
-            twice: 0.2,
+            lost: 0.05,
+            late: 0.4,
+            twice: 0.4,
         }),
-        parted: &[Role::Adjudicator],
-        max_down: 1,
+        ..Faults::default()
+    };
+}
+
+/// Ranges come and go.
+fn restless(plan: &mut Plan) {
+    across(plan);
+    plan.changes = Some(Changes::restless(&plan.clients, plan.keys));
+}
+
+/// The same; and calls that broke, about which their clients have asked, are executed afterwards.
+fn restless_calls(plan: &mut Plan) {
+    plan.clients = Clients::calling();
+    restless(plan);
+    plan.latency = (Duration::ZERO, Duration::from_millis(5));
+    plan.faults = Faults {
+        cut: Some(Duration::from_millis(400)),
+        messages: Some(MessageFaults {
+            lost: 0.0,
+            late: 0.4,
+            twice: 0.0,
+        }),
         ..Faults::default()
     };
 }
@@ -124,6 +209,11 @@ fn clocks_apart(plan: &mut Plan) {
     plan.latency = (Duration::ZERO, Duration::from_millis(5));
     plan.think = Duration::from_millis(5);
     plan.keys = 3;
+}
+
+fn shared_keys(plan: &mut Plan) {
+    let rng = &mut StdRng::seed_from_u64(plan.seed);
+    plan.shards = Shards::divided(rng, &plan.shape, &plan.regions, &plan.clients, plan.keys);
 }
 
 fn little_memory(plan: &mut Plan) {

@@ -126,6 +126,26 @@ impl Clients {
         Self { hosts }
     }
 
+    /// Those alone whose transactions have checked what they read, many of each.
+    pub fn checking() -> Self {
+        Self::many([Kind::Lists, Kind::Pairs, Kind::Slots, Kind::Registers])
+    }
+
+    /// Those alone that have transactions run by one call, many of each.
+    pub fn calling() -> Self {
+        Self::many([Kind::Inserts, Kind::Counters])
+    }
+
+    fn many<const KINDS: usize>(kinds: [Kind; KINDS]) -> Self {
+        let hosts = (1..=4).map(|host| ClientHost {
+            workers: kinds.map(|kind| (kind, format!("{kind}-{host}"))).into(),
+            ..ClientHost::plain()
+        });
+        Self {
+            hosts: hosts.collect(),
+        }
+    }
+
     /// What they do, each kind once.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
         let workers = self.hosts.iter().flat_map(|host| &host.workers);
@@ -143,6 +163,15 @@ impl ClientHost {
             endpoints: vec!["router-1"],
             sessions: 1,
             session_lifetime: Duration::from_secs(600),
+        }
+    }
+
+    /// Nobody works there; it connects to routers alone.
+    pub(super) fn at_routers(region: Region) -> Self {
+        Self {
+            region,
+            endpoints: vec!["router-1", "router-2"],
+            ..Self::plain()
         }
     }
 

@@ -1,11 +1,13 @@
 //! What a seed chose. Swarm testing: each run enables a random part of everything at random rates, because a run with
 //! all faults at once hides what only one of them brings out.
 
+mod changes;
 mod clients;
 mod faults;
 mod ranges;
 mod regions;
 mod shape;
+mod shards;
 
 use std::time::Duration;
 
@@ -15,12 +17,15 @@ use rand::{Rng, SeedableRng};
 
 use crate::mutation::Mutation;
 use crate::seams::derive;
+use crate::workload::OPERATOR;
 
+pub use changes::Changes;
 pub use clients::{ClientHost, Clients, Kind};
 pub use faults::{Faults, MessageFaults};
 pub use ranges::{MAY_CROSS, Ranges};
 pub use regions::{Distances, Region, Regions};
 pub use shape::Shape;
+pub use shards::Shards;
 
 /// The least memory for recent writes where transactions take long because regions are far apart.
 const LEAST_RECENT_BYTES_FAR: usize = 64 << 10;
@@ -38,6 +43,10 @@ pub struct Plan {
     pub shape: Shape,
     /// Which ranges the keys are divided into.
     pub ranges: Ranges,
+    /// How often these change.
+    pub changes: Option<Changes>,
+    /// Which keys storage nodes hold.
+    pub shards: Shards,
     /// Storage nodes keep their versions in sled, on a real disk.
     pub sled: bool,
     /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
@@ -55,6 +64,10 @@ pub struct Plan {
     pub lead_ms: Option<u64>,
     /// The length of a lease.
     pub lease_ms: u64,
+    /// After how long the preferred owner of a range gets it back.
+    pub return_after_ms: u64,
+    /// Memory for the recent writes that a planned move hands over.
+    pub hand_over_bytes: usize,
     /// The size of a journal's segment.
     pub segment_bytes: u64,
     /// Memory for recent writes at an adjudicator: little makes old transactions fail.
@@ -89,6 +102,8 @@ impl Plan {
             regions,
             shape: Shape::new(&mut part("shape"), &regions),
             ranges: Ranges::default(),
+            changes: None,
+            shards: Shards::default(),
             sled: part("sled").random_bool(0.1),
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
@@ -101,6 +116,8 @@ impl Plan {
                 Some(*pick(rng, &[0, 0, 10, 40]))
             },
             lease_ms: *pick(rng, &[300, 1_000, 3_000]),
+            return_after_ms: 0,
+            hand_over_bytes: 0,
             segment_bytes: *pick(rng, &[16 << 10, 64 << 10, 256 << 10]),
             recent_bytes: *pick(rng, &[4 << 10, 1 << 20, 16 << 20]),
             deadline: Duration::from_millis(*pick(rng, &[1_500, 4_000, 10_000])),
@@ -111,7 +128,19 @@ impl Plan {
             chaos: Duration::from_secs(rng.random_range(8..=20)),
             faults: Faults::new(&mut part("faults")),
         };
+        let placement = &mut part("placement");
+        plan.return_after_ms = *pick(placement, &[200, 1_000, 3_000]);
+        plan.hand_over_bytes = *pick(placement, &[1 << 10, 16 << 20, 16 << 20]);
         plan.ranges = Ranges::new(&mut part("ranges"), &plan.clients, plan.keys);
+        let is_one_range = plan.ranges.count() == 1;
+        plan.changes = Changes::new(&mut part("changes"), &plan.clients, plan.keys, is_one_range);
+        plan.shards = Shards::new(
+            &mut part("shards"),
+            &plan.shape,
+            &regions,
+            &plan.clients,
+            plan.keys,
+        );
         if let Some(distances) = regions.distances {
             plan.spread_out(&distances, &mut part("far"));
         }
@@ -123,6 +152,9 @@ impl Plan {
         }
         if let Some(bias) = mutation.and_then(Mutation::bias) {
             (bias.apply)(&mut plan);
+        }
+        if let Some(changes) = &mut plan.changes {
+            changes.host.fit(&plan.shape);
         }
         plan
     }
@@ -147,6 +179,8 @@ impl Plan {
             .strip_prefix(CLIENT_HOST)
             .and_then(|number| number.parse().ok());
         let client = client.and_then(|number: usize| self.clients.hosts.get(number.checked_sub(1)?));
+        let operator = self.changes.as_ref().filter(|_| host == OPERATOR);
+        let client = client.or(operator.map(|changes| &changes.host));
         client.map_or_else(|| self.regions.of_node(host), |client| client.region)
     }
 }

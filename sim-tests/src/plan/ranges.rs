@@ -22,7 +22,7 @@ pub struct Ranges {
 
 impl Ranges {
     /// Most ranges of a run.
-    const MOST: usize = 8;
+    pub const MOST: usize = 8;
 
     /// What the seed chooses: one range, ranges that each hold whole workloads, or some that go right through workloads.
     pub(super) fn new(rng: &mut StdRng, clients: &Clients, keys: usize) -> Self {
@@ -53,6 +53,13 @@ impl Ranges {
             preferred: regions.take(splits.len() + 1).collect(),
             splits,
         }
+    }
+
+    /// Where ranges may begin with these clients: inside of what transactions touch, and between workloads.
+    pub(super) fn borders_of(clients: &Clients, keys: usize) -> Vec<String> {
+        let inner = clients.kinds().flat_map(|kind| inner(kind, keys));
+        let between = clients.kinds().map(|kind| kind.prefix().to_owned());
+        BTreeSet::from_iter(inner.chain(between)).into_iter().collect()
     }
 
     /// How many there are.

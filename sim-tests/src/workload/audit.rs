@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::recorded::Handle;
 use super::{ACCOUNT_START, Control, Phase, Recorder, accounts};
-use crate::cluster::Shared;
 use crate::history::{Mode, Part};
+use crate::plan::Plan;
 
 /// Its name.
 pub const AUDITOR: &str = "auditor";
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Prepares, waits until everybody has finished, reads.
-pub async fn run(mut recorder: Recorder, control: &Control, shared: &Shared) {
-    while !prepare(&mut recorder, shared).await {
+pub async fn run(mut recorder: Recorder, control: &Control, plan: &Plan) {
+    while !prepare(&mut recorder, plan).await {
         tokio::time::sleep(PAUSE).await;
     }
     control.phase.set(Phase::Chaos);
@@ -25,11 +25,11 @@ pub async fn run(mut recorder: Recorder, control: &Control, shared: &Shared) {
     control.phase.set(Phase::Done);
 }
 
-async fn prepare(recorder: &mut Recorder, shared: &Shared) -> bool {
+async fn prepare(recorder: &mut Recorder, plan: &Plan) -> bool {
     let Some(txn) = recorder.begin(Mode::default()).await else {
         return false;
     };
-    for account in accounts(&shared.plan) {
+    for account in accounts(plan) {
         if let Err(error) = txn.put(&account, ACCOUNT_START.to_string()).await {
             txn.give_up(&error);
             return false;

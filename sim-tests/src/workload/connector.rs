@@ -1,6 +1,7 @@
 //! How clients reach the cluster.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::rc::Rc;
 
 use meridian_client::Client;
@@ -10,7 +11,14 @@ use crate::cluster::wire::SimDialer;
 use crate::plan::ClientHost;
 use crate::seams::derive;
 
-/// Makes instances of the client library, all with the same endpoints.
+/// Makes instances of the client library, all with the same endpoints. Each connects when it is first used, and shares nothing with
+/// those before.
+pub trait Connect {
+    /// Another one.
+    fn client(&self) -> Result<Client, Box<dyn Error>>;
+}
+
+/// Over the simulated network.
 pub struct Connector {
     name: String,
     shared: Rc<Shared>,
@@ -31,9 +39,10 @@ impl Connector {
             made: Cell::default(),
         }
     }
+}
 
-    /// A client that connects when it is first used. Another one than those before: nothing is shared.
-    pub fn client(&self) -> turmoil::Result<Client> {
+impl Connect for Connector {
+    fn client(&self) -> Result<Client, Box<dyn Error>> {
         self.made.set(self.made.get() + 1);
         let purpose = format!("client {} {}", self.name, self.made.get());
         let mut builder = Client::builder()

@@ -10,6 +10,7 @@ mod ledger;
 mod lists;
 mod mortals;
 mod open;
+mod operator;
 mod pages;
 mod pairs;
 mod recorded;
@@ -34,9 +35,12 @@ use crate::plan::{CLIENT_HOST, ClientHost, Kind, Plan};
 use crate::seams::derive;
 use connector::Connector;
 
-pub use audit::AUDITOR;
+pub use audit::{AUDITOR, run as audit};
 pub use bank::{ACCOUNT_START, PREFIX as BANK, accounts, balance};
+pub use call::Call;
+pub use connector::Connect;
 pub use counters::number_of;
+pub use operator::OPERATOR;
 pub use pairs::{Guard, is_on_at};
 pub use recorder::Recorder;
 pub use slots::{ROOM, shelf};
@@ -85,11 +89,23 @@ pub struct Control {
     pub phase: Cell<Phase>,
     /// Clients that have not finished.
     pub working: Cell<usize>,
+    /// The operator changes ranges.
+    pub is_operating: Cell<bool>,
     /// When each client last committed something that it began after the faults ended.
     pub progress: RefCell<BTreeMap<String, Option<Duration>>>,
 }
 
 impl Control {
+    /// Before the beginning, for clients of these names.
+    pub fn new(workers: &[&String], is_operating: bool) -> Self {
+        Self {
+            phase: Cell::new(Phase::Setup),
+            working: Cell::new(workers.len()),
+            is_operating: Cell::new(is_operating),
+            progress: RefCell::new(workers.iter().map(|name| ((*name).clone(), None)).collect()),
+        }
+    }
+
     /// Returns when `phase` has come.
     pub async fn reached(&self, phase: Phase) {
         while self.phase.get() < phase {
@@ -116,29 +132,30 @@ impl Workload {
             .iter()
             .flat_map(|host| host.workers.iter().map(|(_, name)| name))
             .collect();
-        let control = Control {
-            phase: Cell::new(Phase::Setup),
-            working: Cell::new(workers.len()),
-            progress: RefCell::new(workers.iter().map(|name| ((*name).clone(), None)).collect()),
-        };
+        let control = Control::new(&workers, shared.plan.changes.is_some());
         let mut names: Vec<String> = (1..=hosts.len())
             .map(|number| format!("{CLIENT_HOST}{number}"))
             .collect();
         names.push(AUDITOR.to_owned());
+        names.extend(shared.plan.changes.as_ref().map(|_| OPERATOR.to_owned()));
         Self {
             control: Rc::new(control),
-            history: History::new(shared.time.clone()),
+            history: History::new({
+                let time = shared.time.clone();
+                move || time.elapsed()
+            }),
             names,
         }
     }
 
     /// Starts them, several on a host as an application's tasks are.
     pub fn start(&self, sim: &mut Sim<'_>, shared: &Rc<Shared>) {
-        let commons = Rc::new(Commons::new(&shared.plan));
+        let plan = Rc::new(shared.plan.clone());
+        let commons = Rc::new(Commons::new(&plan));
         for (name, host) in self.names.iter().zip(&shared.plan.clients.hosts) {
             let (control, history) = (self.control.clone(), self.history.clone());
-            let (shared, commons) = (shared.clone(), commons.clone());
-            let connector = Rc::new(Connector::new(name, &shared, host));
+            let (plan, commons) = (plan.clone(), commons.clone());
+            let connector = Rc::new(Connector::new(name, shared, host));
             let workers = host.workers.clone();
             sim.client(name.clone(), async move {
                 let client = connector.client()?;
@@ -150,26 +167,29 @@ impl Workload {
                         Kind::Mortals => connector.client()?,
                         _ => client.clone(),
                     };
-                    let seed = derive(shared.plan.seed, &name);
-                    let worker = Worker {
-                        recorder: Recorder::new(&name, client, history.clone(), control.clone()),
-                        rng: StdRng::seed_from_u64(seed),
-                        shared: shared.clone(),
-                        commons: commons.clone(),
-                        connector: connector.clone(),
-                    };
-                    all.push(work(kind, worker, control.clone()));
+                    let recorder = Recorder::new(&name, client, history.clone(), control.clone());
+                    let worker = Worker::new(recorder, &plan, &commons, connector.clone());
+                    all.push(worker.work(kind, control.clone()));
                 }
                 futures::future::join_all(all).await;
                 Ok(())
             });
         }
+        if let Some(changes) = shared.plan.changes.clone() {
+            let connector = Connector::new(OPERATOR, shared, &changes.host);
+            let (shared, control) = (shared.clone(), self.control.clone());
+            sim.client(OPERATOR, async move {
+                operator::run(&connector.client()?, &control, &shared, &changes).await;
+                control.is_operating.set(false);
+                Ok(())
+            });
+        }
         let auditor = ClientHost::plain();
-        let (connector, shared) = (Connector::new(AUDITOR, shared, &auditor), shared.clone());
+        let connector = Connector::new(AUDITOR, shared, &auditor);
         let (history, control) = (self.history.clone(), self.control.clone());
         sim.client(AUDITOR, async move {
             let recorder = Recorder::new(AUDITOR, connector.client()?, history, control.clone());
-            audit::run(recorder, &control, &shared).await;
+            audit::run(recorder, &control, &plan).await;
             Ok(())
         });
     }
@@ -182,7 +202,8 @@ pub struct Commons {
 }
 
 impl Commons {
-    fn new(plan: &Plan) -> Self {
+    /// Nothing was told yet.
+    pub fn new(plan: &Plan) -> Self {
         Self {
             lists: lists::Generations::new(plan.keys),
             inserts: inserts::Frontier::default(),
@@ -191,17 +212,46 @@ impl Commons {
 }
 
 /// One client at work.
-struct Worker {
+pub struct Worker {
     recorder: Recorder,
     rng: StdRng,
-    shared: Rc<Shared>,
+    plan: Rc<Plan>,
     commons: Rc<Commons>,
-    connector: Rc<Connector>,
+    connector: Rc<dyn Connect>,
 }
 
 impl Worker {
+    /// A client that draws its own random numbers from the plan's seed.
+    pub fn new(
+        recorder: Recorder,
+        plan: &Rc<Plan>,
+        commons: &Rc<Commons>,
+        connector: Rc<dyn Connect>,
+    ) -> Self {
+        Self {
+            rng: StdRng::seed_from_u64(derive(plan.seed, &recorder.name)),
+            recorder,
+            plan: plan.clone(),
+            commons: commons.clone(),
+            connector,
+        }
+    }
+
+    /// Works until all have to finish, then learns what became of everything.
+    pub async fn work(mut self, kind: Kind, control: Rc<Control>) {
+        let mut number = 0;
+        while control.phase.get() < Phase::Finish {
+            number += 1;
+            self.step(kind, number).await;
+            let think = self.rng.random_range(Duration::ZERO..=self.plan.think);
+            tokio::time::sleep(think).await;
+        }
+        self.recorder.settle().await;
+        control.working.set(control.working.get() - 1);
+    }
+
     async fn step(&mut self, kind: Kind, number: u64) {
-        let (recorder, rng, plan) = (&mut self.recorder, &mut self.rng, &self.shared.plan);
+        let (recorder, rng, plan) = (&mut self.recorder, &mut self.rng, &*self.plan);
         match kind {
             Kind::Bank => bank::step(recorder, rng, plan, number).await,
             Kind::Lists => lists::step(recorder, rng, &self.commons.lists, number).await,
@@ -213,19 +263,7 @@ impl Worker {
             Kind::Slots => slots::step(recorder, rng, plan, number).await,
             Kind::Pages => pages::step(recorder, rng, plan, number).await,
             Kind::Savepoints => savepoints::step(recorder, rng, number).await,
-            Kind::Mortals => mortals::step(recorder, rng, &self.connector, number).await,
+            Kind::Mortals => mortals::step(recorder, rng, &*self.connector, number).await,
         }
     }
-}
-
-async fn work(kind: Kind, mut worker: Worker, control: Rc<Control>) {
-    let mut number = 0;
-    while control.phase.get() < Phase::Finish {
-        number += 1;
-        worker.step(kind, number).await;
-        let think = worker.rng.random_range(Duration::ZERO..=worker.shared.plan.think);
-        tokio::time::sleep(think).await;
-    }
-    worker.recorder.settle().await;
-    control.working.set(control.working.get() - 1);
 }

@@ -9,7 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::MORTALS;
-use super::connector::Connector;
+use super::connector::Connect;
 use super::recorded::Handle;
 use super::recorder::{Doubt, Recorder};
 use crate::history::Mode;
@@ -20,7 +20,7 @@ const KEYS: usize = 4;
 const IDLE: Duration = Duration::from_millis(300);
 
 /// A transaction, and perhaps a death.
-pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &Connector, number: u64) {
+pub async fn step(recorder: &mut Recorder, rng: &mut StdRng, connector: &dyn Connect, number: u64) {
     let who = format!("{}.{number}", recorder.name);
     let dies = rng.random_range(0..12);
     let patience = Duration::from_millis(rng.random_range(0..=60));

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use meridian_rpc::internal::OutcomeAnswer;
-use meridian_types::{Attempt, Lsn, Position, RangeMap, StreamId, Timestamp};
+use meridian_protocol::events;
+use meridian_rpc::internal::{ExchangeMessage, OutcomeAnswer, ReadyResponse};
+use meridian_types::{Attempt, Lsn, NodeName, Position, RangeMap, StreamId, Timestamp};
 use tokio::time::Instant;
 
 use super::home::HomeWork;
 use super::owner::{Owner, Phase};
 use super::participant::OpenVote;
 use super::task::{Role, Task};
+use super::way::WayHome;
 use crate::exchange::{PeerContent, PeerMessage};
 
 /// Calls to other adjudicators that a stream's owner makes; they end with it.
@@ -37,10 +39,20 @@ pub(super) enum Background {
         answer: Option<OutcomeAnswer>,
     },
     /// R19: another stream's floor was raised, to this and with this last lsn; `None` if nobody answered.
-    Raised {
-        stream: StreamId,
-        answer: Option<(Timestamp, Lsn)>,
+    Raised { stream: StreamId, answer: Option<Raise> },
+    /// The preferred owner was asked whether it would serve; `None` if it did not answer.
+    Ready {
+        node: NodeName,
+        answer: Option<ReadyResponse>,
     },
+}
+
+/// An answer to `RaiseFloor`.
+pub(super) struct Raise {
+    pub(super) floor: Timestamp,
+    pub(super) lsn: Lsn,
+    /// How long it took.
+    pub(super) took: Duration,
 }
 
 /// The attempts across ranges that this owner has a part in.
@@ -57,14 +69,16 @@ pub(super) struct Cross {
     pub(super) questions: Timers,
     /// Questions under way.
     pub(super) asking: usize,
-    /// About how long it takes from a vote to its outcome, by home.
-    pub(super) to_home: BTreeMap<StreamId, Duration>,
+    /// How long it takes from a vote to its outcome, by home.
+    pub(super) to_home: BTreeMap<StreamId, WayHome>,
     /// Streams whose owners are being asked to raise their floors, and when those that were asked may be asked again.
     pub(super) raising: BTreeMap<StreamId, Option<Instant>>,
     /// The floor, the lease or a bar has changed since the waiting attempts were looked at.
     pub(super) are_homes_due: bool,
     /// What may have held back a closure is gone.
     pub(super) may_close: bool,
+    /// Votes, and ends of attempts, that leave with the end of this step.
+    outbox: Vec<(NodeName, ExchangeMessage)>,
     /// The version of the map that the last `Opened` or `Lease` record names.
     named_version: u64,
     /// The maps that such records name for the first time, by lsn, while the records are on their way.
@@ -86,6 +100,7 @@ impl Cross {
             raising: BTreeMap::new(),
             are_homes_due: false,
             may_close: false,
+            outbox: Vec::new(),
             named: BTreeMap::new(),
         }
     }
@@ -128,9 +143,13 @@ impl Task {
     /// A message of another adjudicator. What this node cannot use now gets lost; it is asked for or given up.
     pub(super) fn on_peer(&mut self, message: PeerMessage) {
         let Role::Owner(owner) = &mut self.role else {
+            self.forward(message);
             return;
         };
-        if owner.phase != Phase::Serving {
+        // While it waits to hand over, outcomes are applied: what is known need not be handed over as open.
+        let is_end = !matches!(message.content, PeerContent::Vote { .. });
+        let is_releasing = owner.phase == Phase::Releasing { released: None };
+        if owner.phase != Phase::Serving && !(is_end && is_releasing) {
             return;
         }
         let PeerMessage {
@@ -141,23 +160,52 @@ impl Task {
         match content {
             PeerContent::Vote { from, node, vote } => {
                 owner.on_vote(attempt, start, (from, node), vote);
-                self.unsent = Some("adjudicator: decided");
+                owner.note_unsent("adjudicator: decided");
             }
             PeerContent::Decided { commit, at } => owner.on_decided(attempt, commit, at),
             PeerContent::Aborted => owner.on_aborted(&attempt),
         }
     }
 
+    /// The end of an attempt that was voted on here is for the successor.
+    fn forward(&self, message: PeerMessage) {
+        let is_end = !matches!(message.content, PeerContent::Vote { .. });
+        if let Some(successor) = self.known_owner.as_ref().filter(|_| self.waits_for_successor())
+            && is_end
+        {
+            let message = message.into_wire(self.stream);
+            self.ctx.exchange.send(&successor.node, message);
+        }
+    }
+
     /// A call to another adjudicator ended.
     pub(super) fn on_background(&mut self, done: Background) {
-        if let Role::Owner(owner) = &mut self.role {
-            owner.on_background(done);
+        match (done, &mut self.role) {
+            (Background::Ready { node, answer }, _) => self.on_ready(&node, answer),
+            (done, Role::Owner(owner)) => owner.on_background(done),
+            _ => {}
         }
     }
 }
 
 impl Owner {
+    /// Tells another adjudicator, when this step ends.
+    pub(super) fn post(&mut self, node: &NodeName, message: ExchangeMessage) {
+        self.cross.outbox.push((node.clone(), message));
+    }
+
+    /// What was posted leaves.
+    pub(super) fn send_outbox(&mut self) {
+        for (node, message) in std::mem::take(&mut self.cross.outbox) {
+            self.ctx.exchange.send(&node, message);
+        }
+    }
+
     fn on_background(&mut self, done: Background) {
+        if matches!(self.phase, Phase::Releasing { released: Some(_) }) {
+            // What is handed over is as it was when the record was written.
+            return;
+        }
         match done {
             Background::Watched {
                 attempt,
@@ -167,6 +215,7 @@ impl Owner {
             } => self.on_watched(attempt, commit, at, is_committed),
             Background::Asked { attempt, answer } => self.on_asked(&attempt, answer),
             Background::Raised { stream, answer } => self.on_raised(stream, answer),
+            Background::Ready { .. } => {}
         }
     }
 
@@ -211,8 +260,12 @@ impl Owner {
         while let Some(first) = self.cross.named.first_entry()
             && *first.key() <= committed
         {
-            let others = other_streams(&first.remove(), self.stream);
-            self.adjudication.on_map_durable(others);
+            let map = first.remove();
+            tracing::trace!(
+                target: events::TARGET, event = "named", stream = self.stream.0,
+                epoch = self.replication.epoch().0, map = map.version
+            );
+            self.adjudication.on_map_durable(other_streams(&map, self.stream));
         }
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use meridian_clock::Interval;
 use meridian_protocol::adjudication::{CommitRequest, Decision, Refusal};
 use meridian_protocol::events;
+use meridian_protocol::lead::Lead;
 use meridian_rpc::internal::Decided;
 use tokio::time::Instant;
 
 use super::owner::{Owner, Phase};
 use super::waiting::Answer;
-use crate::config::Lead;
+use crate::config;
 use crate::records;
 use crate::request::{DecideWork, HomePart, Part, ReplyTo, not_ready, to_wire, wrong_epoch};
 
@@ -146,7 +147,7 @@ impl Owner {
             written: &written,
             reads: &reads,
         };
-        let lead = self.lead_now(now);
+        let lead = self.lead_now(now).commit;
         let txn = attempt.txn;
         match self.adjudication.decide(&request, now, lead) {
             Decision::Commit { commit, lsn } => {
@@ -181,11 +182,12 @@ impl Owner {
     }
 
     /// How far ahead of the present to commit and to close (R2, R13, R16).
-    pub(super) fn lead_now(&mut self, now: Interval) -> Duration {
-        self.lead_shown = match self.ctx.config.lead {
-            Lead::Fixed { ms } => Duration::from_millis(ms),
-            Lead::Auto { .. } => self.lead.lead(now),
+    pub(super) fn lead_now(&mut self, now: Interval) -> Lead {
+        let lead = match self.ctx.config.lead {
+            config::Lead::Fixed { ms } => self.ctx.config.lead_policy().fixed(Duration::from_millis(ms)),
+            config::Lead::Auto { .. } => self.lead.lead(now),
         };
-        self.lead_shown
+        self.lead_shown = lead.close;
+        lead
     }
 }

@@ -10,7 +10,7 @@ use meridian_types::{Epoch, Lsn, StreamId, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::cross::Background;
+use super::cross::{Background, Raise};
 use super::owner::Owner;
 use super::waiting::Answer;
 use crate::context::Context;
@@ -27,7 +27,7 @@ impl Owner {
             .raising
             .retain(|_, again| again.is_none_or(|again| at < again));
         let now = self.ctx.now();
-        let lead = self.lead_now(now);
+        let lead = self.lead_now(now).close;
         let map = self.ctx.map.borrow().clone();
         for (stream, floor) in self.adjudication.wanted_raises(now, lead) {
             if let Some(retired) = map.reshaping.retired.get(&stream) {
@@ -50,9 +50,12 @@ impl Owner {
     }
 
     /// Another stream's owner has answered.
-    pub(super) fn on_raised(&mut self, stream: StreamId, answer: Option<(Timestamp, Lsn)>) {
+    pub(super) fn on_raised(&mut self, stream: StreamId, answer: Option<Raise>) {
         let pause = match answer {
-            Some((floor, lsn)) => {
+            Some(Raise { floor, lsn, took }) => {
+                if took <= self.patience() {
+                    self.cross.to_home.entry(stream).or_default().on_asked(took);
+                }
                 self.adjudication.on_raised(stream, floor, lsn);
                 self.cross.may_close = true;
                 // Time goes on, so it is asked for more as often as there are closures.
@@ -97,13 +100,14 @@ impl Owner {
     }
 }
 
-async fn raise(ctx: &Context, stream: StreamId, floor: Timestamp) -> Option<(Timestamp, Lsn)> {
+async fn raise(ctx: &Context, stream: StreamId, floor: Timestamp) -> Option<Raise> {
     let owner = ctx.owners.owner(stream).await.ok()?;
     let request = RaiseFloorRequest {
         stream: stream.0,
         floor: floor.0,
     };
     let mut client = AdjudicatorClient::new(ctx.env.network.transport(&owner.node));
+    let began = Instant::now();
     let answer = tokio::time::timeout(RAISE_TIMEOUT, client.raise_floor(request)).await;
     let Ok(Ok(answer)) = answer else {
         ctx.owners.forget(stream, owner.epoch);
@@ -115,5 +119,9 @@ async fn raise(ctx: &Context, stream: StreamId, floor: Timestamp) -> Option<(Tim
         ctx.owners.learn(stream, &answer.owner, Epoch(answer.epoch));
         return None;
     }
-    Some((Timestamp(answer.floor), Lsn(answer.lsn)))
+    Some(Raise {
+        floor: Timestamp(answer.floor),
+        lsn: Lsn(answer.lsn),
+        took: began.elapsed(),
+    })
 }

@@ -185,6 +185,7 @@ impl Owner {
             epoch: epoch.0,
         });
         self.answer_committed(reply, commit, lsn);
+        self.note_unsent("adjudicator: home decided");
         let at = Position { epoch, lsn };
         self.tell_participants(
             attempt,
@@ -229,7 +230,7 @@ impl Owner {
     }
 
     fn tell_participants(
-        &self,
+        &mut self,
         attempt: Attempt,
         start: Timestamp,
         participants: &BTreeMap<StreamId, NodeName>,
@@ -241,7 +242,7 @@ impl Owner {
                 start,
                 content: content.clone(),
             };
-            self.ctx.exchange.send(node, message.into_wire(*stream));
+            self.post(node, message.into_wire(*stream));
         }
     }
 }

@@ -4,10 +4,9 @@
 //! the owner sees the first when it sends, and the second one way after it happened.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use meridian_clock::Interval;
-use meridian_protocol::lead::{LeadPolicy, LeadTuner};
+use meridian_protocol::lead::{Lead, LeadPolicy, LeadTuner};
 use meridian_protocol::replication::Replication;
 use meridian_types::Lsn;
 use tokio::time::Instant;
@@ -75,12 +74,14 @@ impl LeadMeter {
         let acked = replication.acked();
         for (journal, (seen, peer)) in self.seen.iter_mut().zip(peers).enumerate() {
             let one_way = peer.one_way();
-            if let Some(sent) = advance(&self.sent, &mut seen.told, replication.told(journal)) {
+            let told = advance(&self.sent, &mut seen.told, replication.told(journal));
+            if let (Some(sent), Some(one_way)) = (told, one_way) {
                 let latency = at.duration_since(sent) + one_way;
                 self.tuner.on_commit_known(journal, latency, now);
             }
             let matched = acked.get(journal).copied().unwrap_or_default();
-            if let Some(sent) = advance(&self.sent, &mut seen.matched, matched) {
+            let matched = advance(&self.sent, &mut seen.matched, matched);
+            if let (Some(sent), Some(one_way)) = (matched, one_way) {
                 let latency = at.duration_since(sent).saturating_sub(one_way);
                 self.tuner.on_commit_known(journal, latency, now);
             }
@@ -92,8 +93,13 @@ impl LeadMeter {
         }
     }
 
+    /// Whether somebody read the range lately through this journal node's feed.
+    pub(crate) fn is_read(&self, journal: usize, now: Interval) -> bool {
+        self.tuner.is_read(journal, now)
+    }
+
     /// The lead to use now.
-    pub(crate) fn lead(&mut self, now: Interval) -> Duration {
+    pub(crate) fn lead(&mut self, now: Interval) -> Lead {
         self.tuner.lead(now)
     }
 }

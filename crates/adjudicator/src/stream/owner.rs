@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_clock::Interval;
-use meridian_protocol::adjudication::{Adjudication, Opening};
+use meridian_protocol::adjudication::{Adjudication, HandedOver, Opening};
 use meridian_protocol::events;
 use meridian_protocol::lease::Lease;
 use meridian_protocol::replication::Replication;
@@ -52,6 +52,28 @@ pub(crate) enum Phase {
     Releasing { released: Option<Lsn> },
 }
 
+/// What an owner begins an epoch with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// What the log tells (R18).
+    Anew,
+    /// What its predecessor has handed over.
+    HandedOver,
+    /// What it knew itself in the epoch before.
+    Resumed,
+}
+
+impl Start {
+    /// As it is counted: one of [`meridian_metrics::names::EPOCHS`].
+    fn name(self) -> &'static str {
+        match self {
+            Self::Anew => "anew",
+            Self::HandedOver => "handed_over",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
 /// The owner of one stream.
 pub(crate) struct Owner {
     pub(super) ctx: Arc<Context>,
@@ -78,7 +100,7 @@ pub(crate) struct Owner {
     /// Questions that wait until the lease was renewed.
     pub(super) lease_waiters: VecDeque<Control>,
     pub(super) lead: LeadMeter,
-    /// The lead that was used last.
+    /// How far ahead the range was last closed.
     pub(super) lead_shown: Duration,
     /// The last lsn of a batch, when it was handed to the links, and how many bytes the log had then.
     pub(super) batches: VecDeque<(Lsn, Instant, usize)>,
@@ -93,17 +115,27 @@ pub(crate) struct Owner {
     pub(super) close_waiters: Vec<CloseWaiter>,
     pub(super) last_closure: Option<Closure>,
     pub(super) next_closure: Instant,
+    /// Which goes to every journal node, not only to those through whom the range is read.
+    pub(super) next_closure_for_all: Instant,
     pub(super) last_use: Option<Instant>,
     /// When to see about fencing anew.
     pub(super) refence_at: Option<Instant>,
     pub(super) refence_pause: Duration,
     pub(super) next_forgetting: Instant,
+    /// What was just done and not sent yet.
+    pub(super) unsent: Vec<&'static str>,
     pub(super) deposed: bool,
 }
 
 impl Owner {
     /// The owner after its fence was won. Its `Opened` record is on its way.
-    pub(super) fn open(ctx: Arc<Context>, stream: StreamId, range: RangeMapEntry, won: Won) -> Self {
+    pub(super) fn open(
+        ctx: Arc<Context>,
+        stream: StreamId,
+        range: RangeMapEntry,
+        won: Won,
+        handed: Option<&HandedOver>,
+    ) -> Self {
         let Won { fence, recovered } = won;
         let now = ctx.now();
         let mut floor = fence.floor.max(recovered.last_commit);
@@ -117,7 +149,9 @@ impl Owner {
         let reshaping = &known_map.reshaping;
         // Keys that other streams ordered before: nothing that their owners have told may be contradicted (section 8).
         let origin = reshaping.origins.get(&stream);
-        floor = floor.max(origin.map(|origin| origin.floor).unwrap_or_default());
+        if let Some(origin) = origin.filter(|_| !is_broken(Rule::OriginFloor)) {
+            floor = floor.max(origin.floor);
+        }
         let policy = ctx.config.lease();
         let lease_end = Lease::opening_end(policy, floor, now);
         let opened = fence.fenced.last.lsn.next();
@@ -130,8 +164,26 @@ impl Owner {
             opened,
             outcome_low: recovered.outcome_low,
         };
-        let mut adjudication = Adjudication::open(opening, ctx.config.limits(ctx.env.clock.max_error()))
-            .with_streams(other_streams(&known_map, stream));
+        let limits = ctx.config.limits(ctx.env.clock.max_error());
+        let others = other_streams(&known_map, stream);
+        let taken =
+            handed.and_then(|handed| Adjudication::take_over(opening, fence.fenced.last, limits, handed));
+        let start = if taken.is_some() {
+            Start::HandedOver
+        } else {
+            Start::Anew
+        };
+        let mut adjudication = match taken {
+            Some(mut taken) => {
+                taken.on_map_durable(others);
+                taken
+            }
+            None => Adjudication::open(opening, limits).with_streams(others),
+        };
+        // Whoever was told that these never commit was told so of all streams, the successors of those included (section 5).
+        for txn in origin.map(|origin| &origin.barred).into_iter().flatten() {
+            adjudication.inherit_barred(*txn);
+        }
         for outcome in &recovered.outcomes {
             if is_broken(Rule::OutcomesRecovered) {
                 break;
@@ -145,9 +197,12 @@ impl Owner {
         }
         // Of those that ordered these keys, and of any that a predecessor may have voted for (R19): all their records are known.
         for (ended, retired) in reshaping.retired.iter().filter(|(ended, _)| **ended != stream) {
+            if is_broken(Rule::SourceDependency) {
+                break;
+            }
             adjudication.note_dependency(*ended, retired.last);
         }
-        if recovered.sealed.is_some() {
+        if recovered.sealed.is_some() && !is_broken(Rule::SealedStream) {
             adjudication.end_stream();
         }
         let replication = Replication::new(fence.epoch, recovered.log, ctx.quorum(), &fence.lasts);
@@ -181,19 +236,21 @@ impl Owner {
             close_waiters: Vec::new(),
             last_closure: None,
             next_closure: started,
+            next_closure_for_all: started,
             last_use: None,
             refence_at: None,
             refence_pause: super::REFENCE_PAUSE,
             next_forgetting: started,
+            unsent: Vec::new(),
             deposed: false,
             ctx,
         };
-        owner.append_opened(&fence, lease_end, &known_map, false);
+        owner.resume_votes();
+        owner.append_opened(&fence, lease_end, &known_map, start);
         owner
     }
 
-    /// `resumed`: the soft state of the epoch before is kept.
-    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp, map: &Arc<RangeMap>, resumed: bool) {
+    fn append_opened(&mut self, fence: &Fence, lease_end: Timestamp, map: &Arc<RangeMap>, start: Start) {
         if let Some((replica, disk)) = fence.fenced.rejoin {
             self.replication.allow_rejoin(replica, disk);
         }
@@ -202,8 +259,9 @@ impl Owner {
         tracing::trace!(
             target: events::TARGET, event = "opening", stream = self.stream.0, epoch = at.epoch.0, lsn = at.lsn.0,
             adopted_epoch = adopted.epoch.0, adopted_lsn = adopted.lsn.0, floor = floor.0, lease_end = lease_end.0,
-            resumed
+            map = map.version, resumed = start == Start::Resumed, handed = start == Start::HandedOver
         );
+        self.ctx.figures.count_epoch(start.name());
         self.note_named(at.lsn, map);
         self.push(records::opened(at, &self.ctx.env.node, lease_end, map.version));
     }
@@ -227,7 +285,7 @@ impl Owner {
         self.lease = Lease::new(self.ctx.config.lease(), lease_end, now);
         self.phase = Phase::Reopening { adopted: left };
         let known_map = self.ctx.map.borrow().clone();
-        self.append_opened(fence, lease_end, &known_map, true);
+        self.append_opened(fence, lease_end, &known_map, Start::Resumed);
         true
     }
 
@@ -369,6 +427,13 @@ impl Owner {
         self.append(lsn, |at| records::barred(at, txn));
     }
 
+    /// Something was done that others are told of with the end of this step, not before: a process may be struck there.
+    pub(super) fn note_unsent(&mut self, what: &'static str) {
+        if !self.unsent.contains(&what) {
+            self.unsent.push(what);
+        }
+    }
+
     /// The range was used: its lease is kept and closures are sent.
     pub(super) fn note_use(&mut self, now: Interval) {
         self.lease.on_use(now);
@@ -402,6 +467,7 @@ impl Owner {
             records::lease(at, &ctx.env.node, lease_end, map.version)
         });
         self.note_named(lsn, &map);
+        self.ctx.figures.leases.increment(1);
         self.leases_in_flight += 1;
         self.answer_at(lsn, Answer::Lease(lease_end));
         lsn
@@ -420,6 +486,7 @@ impl Owner {
     /// Clean shutdown: decides nothing more; the rest is done by [`Self::continue_release`].
     pub(super) fn begin_release(&mut self) {
         self.let_homes_go();
+        self.send_outbox();
         self.phase = Phase::Releasing { released: None };
     }
 
@@ -436,7 +503,8 @@ impl Owner {
                 self.log_stopped();
                 tracing::trace!(
                     target: events::TARGET, event = "released", stream = self.stream.0,
-                    epoch = self.replication.epoch().0, lsn = lsn.0, floor = floor.0
+                    epoch = self.replication.epoch().0, lsn = lsn.0, floor = floor.0, sealed = self.is_sealing,
+                    window_low = self.adjudication.window_low().0
                 );
                 if self.is_sealing {
                     self.sealed = Some((floor, lsn));
@@ -457,6 +525,7 @@ impl Owner {
         self.log_stopped();
         self.waiting.let_go();
         self.let_homes_go();
+        self.send_outbox();
         self.close_waiters.clear();
         if let Some(work) = self.held.take() {
             work.reply.refused(wrong_epoch(None));

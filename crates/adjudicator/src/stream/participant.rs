@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::cross::Background;
 use super::owner::Owner;
+use super::way::WayHome;
 use crate::context::Context;
 use crate::exchange::{PeerContent, PeerMessage, PeerVote};
 use crate::request::{DecideWork, Part, to_wire};
@@ -39,10 +40,11 @@ pub(super) struct OpenVote {
 impl Owner {
     /// What a vote depends on beside the request. `home` is `None` at the home itself.
     pub(super) fn prepare_terms(&mut self, home: Option<StreamId>, now: Interval) -> PrepareTerms {
-        let to_home = home.and_then(|home| self.cross.to_home.get(&home)).copied();
+        let lead = self.lead_now(now).commit;
+        let to_home = home.and_then(|home| self.cross.to_home.get(&home));
         PrepareTerms {
-            lead: self.lead_now(now),
-            to_home: to_home.unwrap_or_default(),
+            lead,
+            to_home: to_home.map(WayHome::usual).unwrap_or_default(),
             prepare_timeout: self.ctx.config.prepare_timeout(),
         }
     }
@@ -116,7 +118,25 @@ impl Owner {
         work.reply.refused(refused);
     }
 
-    fn send_vote(&self, attempt: Attempt, start: Timestamp, home_node: &NodeName, vote: PeerVote) {
+    /// The votes that were handed over are this owner's now. What became of the attempts was perhaps told to the one before: they are
+    /// asked about at once.
+    pub(super) fn resume_votes(&mut self) {
+        let now = Instant::now();
+        let cross = &mut self.cross;
+        for open in self.adjudication.open_prepares() {
+            cross.questions.add(now, open.attempt);
+            let vote = OpenVote {
+                start: open.start,
+                voted_at: now,
+                ask_at: now,
+                is_asking: false,
+                is_watching: false,
+            };
+            cross.votes.insert(open.attempt, vote);
+        }
+    }
+
+    fn send_vote(&mut self, attempt: Attempt, start: Timestamp, home_node: &NodeName, vote: PeerVote) {
         let content = PeerContent::Vote {
             from: self.stream,
             node: self.ctx.env.node.clone(),
@@ -127,11 +147,12 @@ impl Owner {
             start,
             content,
         };
-        self.ctx.exchange.send(home_node, message.into_wire(attempt.home));
+        self.post(home_node, message.into_wire(attempt.home));
+        self.note_unsent("adjudicator: voted");
     }
 
     /// How long to wait for word from a home before asking it.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         self.ctx.config.prepare_timeout() / 4
     }
 
@@ -144,10 +165,11 @@ impl Owner {
         if std::mem::replace(&mut vote.is_watching, true) {
             return;
         }
-        let watch = self.ctx.committed.clone();
+        let (watch, env) = (self.ctx.committed.clone(), self.ctx.env.clone());
         let look = async move {
             let known = watch.wait(attempt.home, at.epoch, at.lsn);
             let known = tokio::time::timeout(patience, known).await;
+            env.reached("adjudicator: outcome known").await;
             Background::Watched {
                 attempt,
                 commit,
@@ -248,18 +270,15 @@ impl Owner {
         if let Some(vote) = self.cross.votes.remove(attempt) {
             self.cross.questions.remove(vote.ask_at, *attempt);
             if outcome == "committed" {
-                self.note_way_to_home(attempt.home, vote.voted_at.elapsed());
+                // One that had to be asked for says nothing about the way.
+                let took = vote.voted_at.elapsed().min(self.patience());
+                self.cross
+                    .to_home
+                    .entry(attempt.home)
+                    .or_default()
+                    .on_outcome(took);
             }
         }
-    }
-
-    /// How long outcomes take to come back (5.1), smoothed: a `lower` that is too near makes reads wait for the outcome (R12), one
-    /// that is too far makes every commit wait for its timestamp (R3).
-    fn note_way_to_home(&mut self, home: StreamId, took: Duration) {
-        // One that had to be asked for says nothing about the way.
-        let took = took.min(self.patience());
-        let known = self.cross.to_home.entry(home).or_insert(took);
-        *known = *known * 7 / 8 + took / 8;
     }
 }
 

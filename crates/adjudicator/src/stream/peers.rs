@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     pub(crate) closure: Option<Closure>,
     /// It refused an append for a reason of its own (a full disk, a clock): nothing is sent before this.
     pub(crate) paused_until: Option<Instant>,
-    /// About how long an empty append takes to be answered.
+    /// About how long an empty append takes to be answered; until there was one, how long the first of all took.
     round_trip: Option<Duration>,
     /// Older entries are being read for it.
     pub(crate) is_fetching: bool,
@@ -81,7 +81,7 @@ impl Peer {
     /// The append that the next reply answers.
     pub(crate) fn answered(&mut self, now: Instant) -> Option<Sent> {
         let sent = self.sent.pop_front()?;
-        if sent.is_empty {
+        if sent.is_empty || self.round_trip.is_none() {
             let took = now.duration_since(sent.at);
             // A moving average: one slow answer must not count for ever.
             self.round_trip = Some(self.round_trip.map_or(took, |before| (before * 7 + took) / 8));
@@ -94,8 +94,8 @@ impl Peer {
         self.sent.drain(..replies.min(self.sent.len()));
     }
 
-    /// About how long a message takes to this node.
-    pub(crate) fn one_way(&self) -> Duration {
-        self.round_trip.unwrap_or_default() / 2
+    /// About how long a message takes to this node, once that is known.
+    pub(crate) fn one_way(&self) -> Option<Duration> {
+        self.round_trip.map(|round_trip| round_trip / 2)
     }
 }

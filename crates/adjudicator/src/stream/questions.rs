@@ -12,6 +12,7 @@ use meridian_types::{Attempt, CommitToken, Lsn, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::lead::LeadMeter;
 use super::owner::{Owner, Phase};
 use super::peers::Peer;
 use super::waiting::Answer;
@@ -58,6 +59,8 @@ impl Owner {
             }
             Control::Change(change, reply) => self.on_change(&change, reply),
             Control::RaiseFloor(floor, reply) => self.on_raise_floor(floor, reply),
+            // An owner takes nothing from another one.
+            Control::HandOver(..) => control.not_owner(self.stream.0, None),
             Control::Outcome(token, reply) => self.on_outcome(&token, reply),
             Control::AttemptOutcome(question, reply) => self.on_attempt_outcome(&question, reply),
         }
@@ -100,7 +103,7 @@ impl Owner {
     /// Whether something other than the clock keeps the range from being closed through `at`: it is not long.
     fn is_held_back(&mut self, at: Timestamp) -> bool {
         let now = self.ctx.now();
-        let lead = self.lead_now(now);
+        let lead = self.lead_now(now).close;
         self.adjudication.lowest_open().is_some_and(|lower| lower <= at)
             || !self.adjudication.wanted_raises(now, lead).is_empty()
     }
@@ -125,10 +128,16 @@ impl Owner {
         }
     }
 
-    /// R15: closes periodically while the range is in use.
+    /// R15: closes periodically while the range is in use. Journal nodes through which nobody reads it are told less often.
     pub(super) fn close_periodically(&mut self, at: Instant, peers: &mut [Peer]) {
-        if self.closes_periodically(at) && at >= self.next_closure {
+        if !self.closes_periodically(at) || at < self.next_closure {
+            return;
+        }
+        if at >= self.next_closure_for_all {
             self.close(peers);
+        } else {
+            let now = self.ctx.now();
+            self.close_for(peers, |lead, journal| lead.is_read(journal, now));
         }
     }
 
@@ -141,9 +150,15 @@ impl Owner {
 
     /// Closes as far as it may be closed now, and has it sent to every journal node. Returns how far.
     fn close(&mut self, peers: &mut [Peer]) -> Timestamp {
+        self.next_closure_for_all = self.ctx.next_tick(self.ctx.config.closed_interval());
+        self.close_for(peers, |_, _| true)
+    }
+
+    /// Closes as far as it may be closed now, and has it sent to these journal nodes. Returns how far.
+    fn close_for(&mut self, peers: &mut [Peer], is_told: impl Fn(&LeadMeter, usize) -> bool) -> Timestamp {
         let now = self.ctx.now();
         let lead = self.lead_now(now);
-        let Some(closure) = self.adjudication.close(now, lead) else {
+        let Some(closure) = self.adjudication.close(now, lead.close) else {
             return Timestamp::ZERO;
         };
         let closed = closure.x;
@@ -152,11 +167,13 @@ impl Owner {
             epoch = closure.epoch.0, x = closed.0, after = ?closure.after
         );
         let closure = to_wire(closure);
-        for peer in peers {
-            peer.closure = Some(closure.clone());
+        for (journal, peer) in peers.iter_mut().enumerate() {
+            if is_told(&self.lead, journal) {
+                peer.closure = Some(closure.clone());
+            }
         }
         self.last_closure = Some(closure);
-        self.next_closure = Instant::now() + self.ctx.config.closed_interval();
+        self.next_closure = self.ctx.next_tick(lead.interval);
         closed
     }
 
@@ -177,10 +194,13 @@ impl Owner {
         if !self.has_room() {
             return drop(reply.send(self.outcome(Outcome::Pending)));
         }
+        let Some(map_version) = self.version_to_ask(token) else {
+            return drop(reply.send(self.outcome(Outcome::Pending)));
+        };
         let txn = token.txn;
         match self.adjudication.outcome(token, now) {
             Known::Committed { commit, lsn } => self.tell_committed(reply, commit, lsn),
-            Known::Aborted { lsn } => self.tell_aborted(reply, lsn),
+            Known::Aborted { lsn } => self.tell_aborted(reply, lsn, map_version),
             Known::Bar { lsn } => {
                 tracing::info!(%txn, stream = %self.stream, %lsn, "barring a transaction whose outcome was asked for");
                 self.append_barred(lsn, txn);
@@ -188,7 +208,7 @@ impl Owner {
                 if is_broken(Rule::DurableBar) {
                     return drop(reply.send(self.outcome(Outcome::Aborted)));
                 }
-                self.tell_aborted(reply, lsn);
+                self.tell_aborted(reply, lsn, map_version);
             }
             Known::Forgotten => drop(reply.send(self.outcome(Outcome::Forgotten))),
             Known::Unavailable => drop(reply.send(self.outcome(Outcome::Pending))),
@@ -215,7 +235,7 @@ impl Owner {
         let now = self.ctx.now();
         let outcome = match self.adjudication.attempt_outcome(&attempt, start, now) {
             AttemptAnswer::Committed { commit, lsn } => return self.tell_committed(reply, commit, lsn),
-            AttemptAnswer::Barred { lsn } => return self.tell_aborted(reply, lsn),
+            AttemptAnswer::Barred { lsn } => return self.tell_aborted(reply, lsn, 0),
             AttemptAnswer::Aborted => {
                 tracing::debug!(txn = %attempt.txn, stream = %self.stream, "attempt given up");
                 self.log_given_up(attempt);
@@ -254,9 +274,21 @@ impl Owner {
         self.answer_at(lsn, Answer::Outcome(reply, answer));
     }
 
-    fn tell_aborted(&mut self, reply: oneshot::Sender<OutcomeAnswer>, lsn: Lsn) {
+    /// Which version of the range map names the streams that have to be asked as well; 0 if none have. Who does not know the home asks
+    /// every stream: one that has ended does not speak for its successors. `None`: they are not known here yet.
+    fn version_to_ask(&self, token: &CommitToken) -> Option<u64> {
+        if token.home.is_some() || self.sealed.is_none() {
+            return Some(0);
+        }
+        let map = self.ctx.map.borrow();
+        let is_retired = map.reshaping.retired.contains_key(&self.stream);
+        is_retired.then_some(map.version)
+    }
+
+    fn tell_aborted(&mut self, reply: oneshot::Sender<OutcomeAnswer>, lsn: Lsn, map_version: u64) {
         let answer = OutcomeAnswer {
             lsn: lsn.0,
+            map_version,
             ..self.outcome(Outcome::Aborted)
         };
         self.answer_at(lsn, Answer::Outcome(reply, answer));

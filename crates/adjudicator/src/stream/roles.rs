@@ -28,17 +28,24 @@ impl Task {
         let stream = self.stream;
         match verdict {
             Verdict::OwnedBy(owner) => {
+                self.ctx.figures.count_takeover("owned_elsewhere");
                 for control in self.parked.drain(..) {
                     control.not_owner(stream.0, Some(&owner));
                 }
                 self.known_owner = Some(owner);
                 self.role = Role::Standby;
+                self.hand_over.forget_handed();
             }
             Verdict::Won(won) => match self.ctx.range(stream) {
                 (Some(range), _) => {
+                    self.ctx.figures.count_takeover("won");
                     self.known_owner = None;
                     self.hand_over.look();
-                    self.role = Role::Owner(Box::new(Owner::open(self.ctx.clone(), stream, range, *won)));
+                    self.placement
+                        .begin(Instant::now(), self.ctx.config.return_after());
+                    let handed = self.hand_over.take_handed();
+                    let owner = Owner::open(self.ctx.clone(), stream, range, *won, handed.as_deref());
+                    self.role = Role::Owner(Box::new(owner));
                 }
                 (None, version) => {
                     tracing::warn!(%stream, version, "the range map does not name the stream any more");
@@ -73,6 +80,7 @@ impl Task {
                 if let Role::Owner(owner) = &mut self.role {
                     owner.deposed = true;
                 } else {
+                    self.ctx.figures.count_takeover("failed");
                     let pause = RETRY_PAUSE.mul_f64(self.rng.random_range(0.5..=1.5));
                     self.retry_at = Some(Instant::now() + pause);
                 }
@@ -86,7 +94,7 @@ impl Task {
         }
         self.retry_at = None;
         self.parked.retain(|control| !control.is_abandoned());
-        if self.parked.is_empty() {
+        if self.parked.is_empty() && !self.hand_over.has_handed(at) {
             self.role = Role::Standby;
         } else {
             self.begin_takeover();
@@ -139,6 +147,7 @@ impl Task {
         if !owner.deposed {
             return;
         }
+        self.ctx.figures.deposed.increment(1);
         self.step_down(None);
         if !self.parked.is_empty() {
             self.begin_takeover();
@@ -177,12 +186,16 @@ impl Task {
         let Some(until) = self.release_until else {
             return false;
         };
+        if self.hand_over.is_sending() {
+            return at >= until;
+        }
         let Role::Owner(owner) = &mut self.role else {
             return true;
         };
         if owner.continue_release() {
             tracing::info!(stream = %self.stream, epoch = %owner.replication.epoch(), "released");
-            return true;
+            self.hand_on();
+            return !self.hand_over.is_sending();
         }
         owner.pump(&mut self.peers);
         // In a process that stops its journal nodes as well there is nobody left to wait for.

@@ -16,7 +16,17 @@ impl Task {
             Role::Recovering => self.not_owner("recovering"),
             Role::Owner(owner) => owner.status(),
         };
+        let status = OwnedRangeStatus {
+            retired: self.map.borrow().is_retired(self.stream),
+            ..status
+        };
         *self.handle.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        let successor = self.known_owner.clone().zip(self.hand_over.successor_first());
+        *self
+            .handle
+            .successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = successor;
     }
 
     fn not_owner(&self, role: &str) -> OwnedRangeStatus {

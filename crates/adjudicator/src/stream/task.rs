@@ -15,6 +15,7 @@ use super::cross::{Background, BackgroundWork};
 use super::hand_over::HandOver;
 use super::owner::{MAX_LEASES_IN_FLIGHT, Owner, Phase};
 use super::peers::Peer;
+use super::placement::Placement;
 use crate::context::Context;
 use crate::exchange::PeerMessage;
 use crate::registry::{Connection, LinkEvent, StreamHandle};
@@ -61,11 +62,10 @@ pub(super) struct Task {
     pub(super) known_owner: Option<KnownOwner>,
     pub(super) map: watch::Receiver<Arc<RangeMap>>,
     pub(super) hand_over: HandOver,
+    pub(super) placement: Placement,
     /// Shutdown: when handing over must have ended.
     pub(super) release_until: Option<Instant>,
     pub(super) rng: StdRng,
-    /// What was just done and not sent yet.
-    pub(super) unsent: Option<&'static str>,
 }
 
 /// What woke the task.
@@ -79,6 +79,8 @@ enum Event {
     Background(Background),
     Decide(DecideWork),
     Map,
+    /// What was handed over has arrived, or not.
+    Sent(bool),
 }
 
 impl Task {
@@ -111,9 +113,9 @@ impl Task {
             known_owner: None,
             map,
             hand_over: HandOver::default(),
+            placement: Placement::default(),
             release_until: None,
             rng,
-            unsent: None,
         }
     }
 
@@ -121,7 +123,9 @@ impl Task {
     pub(super) async fn run(mut self) {
         self.show();
         loop {
-            match self.next_event().await {
+            let event = self.next_event().await;
+            let began = Instant::now();
+            match event {
                 Event::Shutdown => self.begin_shutdown(),
                 Event::Link(event) => self.on_link(event),
                 Event::Verdict(verdict) => self.on_verdict(verdict),
@@ -131,9 +135,12 @@ impl Task {
                 Event::Background(done) => self.on_background(done),
                 Event::Decide(work) => self.on_decide(work),
                 Event::Map => self.on_map(),
+                Event::Sent(is_accepted) => self.on_sent(is_accepted),
             }
             self.take_queued();
-            if self.settle().await {
+            let ends = self.settle().await;
+            self.ctx.figures.busy.record(began.elapsed());
+            if ends {
                 break;
             }
         }
@@ -150,6 +157,7 @@ impl Task {
             release_until,
             map,
             role,
+            hand_over,
             ..
         } = self;
         let background = match role {
@@ -161,6 +169,7 @@ impl Task {
             () = ctx.shutdown.cancelled(), if release_until.is_none() => Event::Shutdown,
             Some(event) = inbox.links.recv() => Event::Link(event),
             verdict = finished(recovery) => Event::Verdict(verdict),
+            is_accepted = hand_over.sent() => Event::Sent(is_accepted),
             Ok(()) = map.changed() => Event::Map,
             () = sleep_until(wake) => Event::Timer,
             Some(control) = inbox.control.recv() => Event::Control(control),
@@ -212,8 +221,10 @@ impl Task {
 
     fn takes_decides(&self) -> bool {
         match &self.role {
+            Role::Recovering => !self.hand_over.holds(),
             // Whatever comes of a takeover, what arrives before it ended names another epoch.
-            Role::Standby | Role::Recovering => true,
+            Role::Standby => true,
+            Role::Owner(owner) if owner.phase == Phase::Opening => !self.hand_over.holds(),
             Role::Owner(owner) => owner.takes_requests(),
         }
     }
@@ -222,7 +233,8 @@ impl Task {
     fn next_wake(&self) -> Option<Instant> {
         let at = Instant::now();
         let mut due: Vec<Instant> = self.retry_at.into_iter().chain(self.release_until).collect();
-        due.extend(self.hand_over.due());
+        due.extend(self.hand_over.due(at));
+        due.extend(self.placement_due(at));
         if let Role::Owner(owner) = &self.role {
             let refences =
                 matches!(owner.phase, Phase::Serving | Phase::Refencing { .. }) && self.recovery.is_none();
@@ -306,8 +318,12 @@ impl Task {
     }
 
     fn on_control(&mut self, control: Control) {
+        let control = match control {
+            Control::HandOver(handed, reply) => return self.on_handed_over(handed, reply),
+            control => control,
+        };
         if self.release_until.is_some() {
-            control.not_owner(self.stream.0, None);
+            control.not_owner(self.stream.0, self.known_owner.as_ref());
             return;
         }
         let waits_for_successor = self.waits_for_successor();
@@ -332,7 +348,7 @@ impl Task {
         self.handle.budget.give_back(work.bytes);
         if let Role::Owner(owner) = &mut self.role {
             owner.on_request(work);
-            self.unsent = Some("adjudicator: decided");
+            owner.note_unsent("adjudicator: decided");
             return;
         }
         work.reply.refused(wrong_epoch(self.known_owner.as_ref()));
@@ -352,7 +368,7 @@ impl Task {
         self.retry(at);
         if let Role::Owner(owner) = &mut self.role {
             if owner.renew_lease() {
-                self.unsent = Some("adjudicator: lease renewed");
+                owner.note_unsent("adjudicator: lease renewed");
             }
             owner.decide_held();
             owner.release_the_waiting();
@@ -364,9 +380,10 @@ impl Task {
             for peer in &mut self.peers {
                 peer.paused_until = peer.paused_until.filter(|until| at < *until);
             }
-            if let Some(what) = self.unsent.take() {
+            for what in std::mem::take(&mut owner.unsent) {
                 self.ctx.env.reached(what).await;
             }
+            owner.send_outbox();
             owner.pump(&mut self.peers);
             if owner.phase == Phase::Opening {
                 self.ctx.env.reached("adjudicator: opened").await;
@@ -376,6 +393,7 @@ impl Task {
         }
         self.answer_parked();
         self.step_down_if_deposed();
+        self.see_about_placement(at);
         self.continue_hand_over(at);
         let ends = self.continue_shutdown(at);
         self.show();

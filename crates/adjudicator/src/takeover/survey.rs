@@ -85,9 +85,6 @@ impl Survey {
             // An earlier life of this process.
             return None;
         }
-        if self.has_released() {
-            return None;
-        }
         let now = ctx.now();
         let views: Vec<OwnerView> = self.views.values().map(owner_view).collect();
         let leased_for_ever = |view: &OwnerView| OwnerView {
@@ -98,10 +95,16 @@ impl Survey {
         if is_owner_gone(&connected_only, now, ctx.quorum()) {
             return None;
         }
+        if self.has_released() {
+            // Neither it nor whom it hands the stream to is to be disturbed.
+            return ask(ctx, stream, &owner.node).await;
+        }
         if !is_owner_gone(&views, now, ctx.quorum()) && !self.is_silent(ctx) {
             return Some(owner);
         }
-        ask(ctx, stream, &owner.node).await
+        ask(ctx, stream, &owner.node)
+            .await
+            .filter(|named| named.node == owner.node)
     }
 
     /// The owner of the highest epoch that a replica names and is connected to; else of the highest epoch.
@@ -134,7 +137,7 @@ fn owner_view(view: &StreamState) -> OwnerView {
     }
 }
 
-/// Asks an adjudicator whether it owns the stream and is awake.
+/// Asks an adjudicator whether it owns the stream and is awake, or has handed it to another one just now.
 async fn ask(ctx: &Context, stream: StreamId, node: &NodeName) -> Option<KnownOwner> {
     let mut client = AdjudicatorClient::new(ctx.env.network.transport(node));
     let call = client.locate(LocateRequest {
@@ -143,8 +146,8 @@ async fn ask(ctx: &Context, stream: StreamId, node: &NodeName) -> Option<KnownOw
     });
     let timeout = ctx.config.suspect_after() / 2;
     let answer = tokio::time::timeout(timeout, call).await.ok()?.ok()?.into_inner();
-    (answer.owner == node.0).then_some(KnownOwner {
-        node: node.clone(),
+    (!answer.owner.is_empty()).then_some(KnownOwner {
+        node: NodeName(answer.owner),
         epoch: Epoch(answer.epoch),
     })
 }

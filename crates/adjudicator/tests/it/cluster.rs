@@ -249,12 +249,20 @@ impl Cluster {
         journal_client::JournalClient::new(self.network.transport(&name.into()))
     }
 
+    /// Asks a node to change the range map.
+    pub async fn change_once(&self, name: &str, request: ChangeRequest) -> ChangeResponse {
+        let mut client = meta_client::MetaClient::new(self.network.transport(&name.into()));
+        client.change(request).await.unwrap().into_inner()
+    }
+
     /// Asks a node to change the range map, until it says something.
     pub async fn change(&self, name: &str, change: change_request::Change) -> ChangeResponse {
-        let request = ChangeRequest { change: Some(change) };
+        let request = ChangeRequest {
+            change: Some(change),
+            ..ChangeRequest::default()
+        };
         for _ in 0..100 {
-            let mut client = meta_client::MetaClient::new(self.network.transport(&name.into()));
-            let answer = client.change(request.clone()).await.unwrap().into_inner();
+            let answer = self.change_once(name, request.clone()).await;
             if answer != ChangeResponse::default() {
                 return answer;
             }
@@ -328,6 +336,7 @@ impl Cluster {
             txn: txn.to_bytes(),
             start: start.0,
             stream: STREAM,
+            home_unknown: false,
         };
         for _ in 0..100 {
             let answer = self

@@ -326,6 +326,7 @@ impl Run {
             txn: tried.id.to_bytes(),
             start: tried.start.0,
             stream: tried.home,
+            home_unknown: false,
         };
         let ask = async {
             loop {

@@ -168,6 +168,12 @@ async fn a_split_ends_the_old_stream_and_nothing_it_said_is_contradicted() {
             "{closure:?}"
         );
     }
+    let shown = cluster.adjudicators["a1"].started.service.status().ranges;
+    let retired = shown
+        .iter()
+        .filter(|range| range.retired)
+        .map(|range| range.stream);
+    assert_eq!(retired.collect::<Vec<_>>(), [1]);
     // The old stream answers for its transactions, and takes no others: not even in the epoch of its new owner.
     let (owner, epoch) = cluster.locate("a1").await;
     assert_eq!((owner.as_str(), epoch), ("a1", 2));
@@ -188,6 +194,51 @@ async fn a_split_ends_the_old_stream_and_nothing_it_said_is_contradicted() {
         !cluster.change("a1", split).await.refused.is_empty(),
         "m begins a range by now"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_told_aborted_before_a_split_is_refused_by_its_targets() {
+    let (mut cluster, _journal) = cluster(&["a1"]).await;
+    cluster.decider("a1").await;
+    let barred = cluster.new_txn();
+    let told = cluster.outcome("a1", barred, cluster.now()).await;
+    assert_eq!(told.outcome(), Outcome::Aborted);
+    let split = Change::Split(SplitRange { key: "m".into() });
+    assert_eq!(cluster.change("a1", split).await.version, 2);
+    cluster
+        .until("split", |cluster| cluster.map().entries.len() == 2)
+        .await;
+    for (stream, key) in [(2, "k"), (3, "p")] {
+        let mut decider = cluster.decider_of("a1", stream).await;
+        // Its start is drawn only now, when the request arrives: above the targets' floors.
+        sleep(std::time::Duration::from_millis(50)).await;
+        let other = cluster.new_txn();
+        let to = |id| Txn {
+            home: stream,
+            ..Txn::writing(id, cluster.now(), key)
+        };
+        assert_eq!(
+            decider.refusal(&to(barred)).await.0,
+            Reason::Barred,
+            "stream {stream}"
+        );
+        decider.commit(&to(other)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_keeps_an_old_map_refuses_nothing_by_it() {
+    use meridian_rpc::internal::{ChangeRequest, ChangeResponse};
+    let (cluster, _journal) = cluster(&["a1"]).await;
+    cluster.decider("a1").await;
+    let merge = Change::Merge(MergeRanges { key: "m".into() });
+    assert!(!cluster.change("a1", merge.clone()).await.refused.is_empty());
+    let request = ChangeRequest {
+        known_version: cluster.map().version + 1,
+        change: Some(merge),
+    };
+    let answer = cluster.change_once("a1", request).await;
+    assert_eq!(answer, ChangeResponse::default(), "ask another one");
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,7 @@ pub(super) fn sample() -> ClusterStatusResponse {
         services: vec![journal, adjudicator, storage],
         unreachable: String::new(),
         address: "127.0.0.1:7401".to_owned(),
+        ..NodeStatus::default()
     };
     let dead = NodeStatus {
         node: "n2".to_owned(),

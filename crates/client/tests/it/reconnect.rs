@@ -197,3 +197,24 @@ async fn a_near_endpoint_whose_calls_fail_is_left_for_a_while() {
     };
     tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_near_endpoint_leaves_without_an_answer_is_done_elsewhere() {
+    let (near, far) = (FakeCluster::new(), FakeCluster::new());
+    let builder = Client::builder().deadline(Duration::from_secs(20));
+    let client = near.client_with(builder.far_transport("far", far.routes()));
+    increment(&client, "n").await.unwrap();
+    near.inject([Fault::Silence]);
+    let began = Instant::now();
+    assert_eq!(increment(&client, "n").await.unwrap(), 1, "over there");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!((far.counters().outcomes, far.counters().commits), (1, 1));
+
+    // After a while it goes back.
+    let back = async {
+        while client.get("n").await.unwrap().as_deref() == Some(&b"1"[..]) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
+}

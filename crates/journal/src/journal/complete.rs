@@ -113,6 +113,7 @@ impl Journal {
         tracing::warn!(node = %self.identity.node, why, messages = state.pending.len(), "appends refused");
         state.queue.clear();
         let refused: Vec<Pending> = state.pending.drain(..).collect();
+        self.refused.increment(refused.len() as u64);
         let mut answers = Vec::with_capacity(refused.len());
         for pending in refused.into_iter().rev() {
             for decision in pending.decisions.into_iter().rev() {

@@ -15,7 +15,7 @@ use crate::command::{Command, HELP, Past, Scan};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
 use crate::text::escape;
-use crate::{faults, measure, ranges, status};
+use crate::{doctor, faults, measure, ranges, status};
 use regions::Regions;
 
 /// A shell: a client, where results go, and the open transaction.
@@ -97,6 +97,7 @@ impl Shell {
                 let status = self.client.cluster_status().await?;
                 Ok(status::print_status(&mut self.printer, status)?)
             }
+            Command::Doctor => self.doctor().await,
             Command::Ranges => {
                 let status = self.client.cluster_status().await?;
                 Ok(ranges::print(&mut self.printer, status)?)
@@ -118,6 +119,14 @@ impl Shell {
             Command::Exit => Ok(()),
         };
         result.map_err(|failure| self.explain(failure))
+    }
+
+    async fn doctor(&mut self) -> Result<(), Failure> {
+        let status = self.client.cluster_status().await?;
+        if doctor::print(&mut self.printer, &status)? {
+            return Err(Failure::new(Code::Failed, "the cluster needs somebody"));
+        }
+        Ok(())
     }
 
     /// Says what a failure means for the open transaction.

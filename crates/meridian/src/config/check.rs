@@ -2,6 +2,7 @@
 
 mod bounds;
 mod regions;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,10 +45,12 @@ pub fn check(file: &File, text: &str) -> Vec<Problem> {
     };
     checker.names();
     checker.addresses();
+    checker.metrics();
     checker.roles();
     checker.directories();
     checker.disk_ids();
     checker.enough_of_each();
+    storage::check(&mut checker);
     regions::check(&mut checker);
     bounds::check(&mut checker);
     checker.problems
@@ -186,6 +189,23 @@ impl Checker<'_> {
         );
     }
 
+    fn metrics(&mut self) {
+        let wrong: Vec<(usize, String)> = self
+            .nodes()
+            .filter_map(|(index, node)| Some((index, metrics_problem(node)?)))
+            .collect();
+        for (index, what) in wrong {
+            self.node_problem(true, index, &["metrics"], what);
+        }
+        self.duplicates(
+            &["metrics"],
+            |node| Some((host(&node.address).to_owned(), node.metrics.clone()?)),
+            |other| {
+                format!("node {other:?} of the same machine has this address already: choose another port")
+            },
+        );
+    }
+
     fn roles(&mut self) {
         let mut found = Vec::new();
         for (index, node) in self.nodes() {
@@ -307,6 +327,19 @@ fn address_problem(address: &str) -> Option<String> {
         Ok(_) => None,
         Err(_) => Some(format!("{port:?} is not a port (1 to 65535)")),
     }
+}
+
+/// Metrics are listened for beside the node's address: on another port, unless that is another interface.
+fn metrics_problem(node: &NodeSection) -> Option<String> {
+    let metrics = node.metrics.as_deref()?;
+    if let Some(problem) = address_problem(metrics) {
+        return Some(problem);
+    }
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let is_everywhere = matches!(host(metrics), "0.0.0.0" | "[::]");
+    let meets =
+        port(metrics) == port(&node.address) && (is_everywhere || host(metrics) == host(&node.address));
+    meets.then(|| "is the node's own address: choose another port".to_owned())
 }
 
 #[cfg(test)]

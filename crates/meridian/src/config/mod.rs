@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use meridian_types::{ClusterId, DiskId, NodeName};
+use meridian_types::{ClusterId, DiskId, Key, KeyRange, NodeName};
 use serde::{Deserialize, Deserializer};
 
 pub use regions::{RangeSection, RegionKind, RegionSection};
@@ -125,6 +125,9 @@ pub struct NodeSection {
     pub region: String,
     /// Where the others reach it, and where it listens: `host:port`.
     pub address: String,
+    /// Where its metrics are to be had, for Prometheus: `host:port` to listen on. Nowhere when nothing is said.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// What it does.
     pub roles: Vec<Role>,
     /// Where journal and storage keep their files. Relative to the configuration file.
@@ -134,12 +137,37 @@ pub struct NodeSection {
     /// refused: a lost disk never comes back under its old id.
     #[serde(default, deserialize_with = "disk_id")]
     pub disk_id: Option<DiskId>,
+    /// The keys that its storage holds; all, when nothing is said. The storage nodes of an active region must hold all keys between
+    /// them, and may overlap.
+    #[serde(default)]
+    pub storage_keys: KeysSection,
     /// Where the node's time comes from, and how wrong it may be.
     #[serde(default)]
     pub clock: ClockSource,
     /// What each service of this process may choose.
     #[serde(default)]
     pub settings: ServiceSettings,
+}
+
+/// `storage_keys`: a range of keys. Bytes that are no text are written as in `[[cluster.range]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeysSection {
+    /// The first key. Empty, the default: from the beginning.
+    #[serde(default)]
+    pub from: String,
+    /// The first key that is not in it any more. Empty, the default: to the end.
+    #[serde(default)]
+    pub to: String,
+}
+
+impl KeysSection {
+    /// The keys; `None` when an escape is malformed.
+    pub fn range(&self) -> Option<KeyRange> {
+        let start = Key::from_escaped(&self.from)?;
+        let end = Some(Key::from_escaped(&self.to)?).filter(|end| !end.0.is_empty());
+        Some(KeyRange { start, end })
+    }
 }
 
 fn default_region() -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::timer::Timer;
 use crate::error::Error;
 
 /// The longest delay, one way. With a longer one leases would have to be longer than anybody wants.
@@ -60,7 +61,7 @@ impl Between {
 pub struct Delay {
     /// Between which regions.
     pub between: Between,
-    /// One way; a round trip takes twice as long. Kept to within a millisecond, rounded up.
+    /// One way; a round trip takes twice as long. Kept to within a few tenths of a millisecond.
     pub one_way: Duration,
 }
 
@@ -99,6 +100,7 @@ pub struct Link {
 #[derive(Clone)]
 pub(super) struct Links {
     state: watch::Sender<BTreeMap<Direction, Link>>,
+    timer: Timer,
 }
 
 impl Links {
@@ -124,6 +126,8 @@ impl Links {
         }
         Ok(Self {
             state: watch::Sender::new(links),
+            timer: Timer::start()
+                .map_err(|error| Error::Usage(format!("no thread for the links between regions: {error}")))?,
         })
     }
 
@@ -152,6 +156,7 @@ impl Links {
             direction: (from.to_owned(), to.to_owned()),
             is_subject,
             state: self.state.subscribe(),
+            timer: self.timer.clone(),
         }
     }
 }
@@ -169,6 +174,7 @@ pub(super) struct Way {
     direction: Direction,
     is_subject: bool,
     state: watch::Receiver<BTreeMap<Direction, Link>>,
+    timer: Timer,
 }
 
 impl Way {
@@ -180,7 +186,7 @@ impl Way {
 
     /// Waits for the time, and for the link to be whole.
     pub(super) async fn arrival(&mut self, due: Instant) {
-        tokio::time::sleep_until(due).await;
+        self.timer.at(due.into_std()).await;
         let direction = &self.direction;
         let is_whole =
             |links: &BTreeMap<Direction, Link>| links.get(direction).is_none_or(|link| !link.is_cut);

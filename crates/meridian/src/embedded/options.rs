@@ -27,6 +27,9 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The protocol's bounds.
     pub settings: AgreedSettings,
+    /// How far ahead of the present commits land. `None`: as the settings say, but tuned where there are several regions and they
+    /// say nothing.
+    pub lead: Option<Lead>,
     /// How long the services may take to become ready.
     pub start_timeout: Duration,
     /// The regions. Empty: those that the directory was created with, or one. A directory keeps those it was created with.
@@ -45,6 +48,7 @@ impl Options {
             listen: None,
             seed: None,
             settings: AgreedSettings::default(),
+            lead: None,
             start_timeout: Duration::from_secs(60),
             regions: Vec::new(),
             ranges: Vec::new(),
@@ -80,6 +84,14 @@ impl Options {
     #[must_use]
     pub fn delays(mut self, delays: impl IntoIterator<Item = Delay>) -> Self {
         self.delays.extend(delays);
+        self
+    }
+
+    /// The same, with all commits this far ahead of the present: with 0 they take their quorum and no longer, and reads of a range
+    /// under writes wait for what is in flight.
+    #[must_use]
+    pub fn lead_ms(mut self, ms: u64) -> Self {
+        self.lead = Some(Lead::Fixed { ms });
         self
     }
 
@@ -119,6 +131,9 @@ impl Options {
             settings.lease_ms = settings
                 .lease_ms
                 .max(u64::try_from(needed.as_millis()).unwrap_or(u64::MAX));
+        }
+        if let Some(lead) = self.lead {
+            settings.lead = lead;
         }
         settings
     }

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::{CLOCK, Options};
 use crate::config::check::check_regions;
 use crate::config::{
-    ClusterSection, File, NodeSection, RangeSection, RegionKind, RegionSection, Role, ServiceSettings,
+    ClusterSection, File, KeysSection, NodeSection, RangeSection, RegionKind, RegionSection, Role,
+    ServiceSettings,
 };
 use crate::error::Error;
 use crate::init;
@@ -170,12 +171,14 @@ fn configuration(options: &Options, state: &State) -> File {
     let node = |place: Placed| NodeSection {
         region: place.region,
         address: "in process".to_owned(),
+        metrics: None,
         roles: vec![place.role],
         data_dir: place
             .role
             .keeps_files()
             .then(|| options.data_dir.join(&place.name)),
         disk_id: state.disks.get(&place.name).map(|id| DiskId(*id)),
+        storage_keys: KeysSection::default(),
         clock: CLOCK,
         settings: settings(),
         name: place.name,

@@ -46,12 +46,27 @@ impl Fixture {
             config: self.config(),
             node: node.map(str::to_owned),
             replace_lost_disk: replace.map(str::to_owned),
+            ..self.options()
         };
+        self.run(&options)
+    }
+
+    fn options(&self) -> InitOptions {
+        InitOptions {
+            config: self.config(),
+            node: None,
+            replace_lost_disk: None,
+            template: None,
+            if_needed: false,
+        }
+    }
+
+    fn run(&mut self, options: &InitOptions) -> Result<Vec<String>, String> {
         let new_id = || {
             self.next += 1;
             Uuid::from_u128(self.next)
         };
-        init(&options, new_id).map_err(|error| error.to_string())
+        init(options, new_id).map_err(|error| error.to_string())
     }
 
     fn disk_id(&self, node: &str) -> Option<Uuid> {
@@ -147,5 +162,36 @@ fn a_directory_of_another_cluster_is_refused() {
     assert!(
         error.contains("belongs to node b of cluster 00000000-0000-0000-0000-000000000063"),
         "{error}"
+    );
+}
+
+#[test]
+fn containers_begin_with_a_template_and_may_ask_again() {
+    let mut fixture = Fixture::new();
+    let template = fixture.dir.path().join("template.toml");
+    fs::rename(fixture.config(), &template).unwrap();
+    let options = InitOptions {
+        template: Some(template.clone()),
+        if_needed: true,
+        ..fixture.options()
+    };
+    let report = fixture.run(&options).unwrap().join("\n");
+    assert!(report.contains("template.toml copied to"), "{report}");
+    let created = fs::read_to_string(fixture.config()).unwrap();
+    assert_eq!(
+        fs::read_to_string(template).unwrap(),
+        CONFIG,
+        "only the copy is written to"
+    );
+
+    assert_eq!(fixture.run(&options), Ok(vec![]));
+    assert_eq!(fs::read_to_string(fixture.config()).unwrap(), created);
+    // That a disk is lost is an error all the same.
+    fs::remove_dir_all(fixture.dir.path().join("a")).unwrap();
+    assert!(
+        fixture
+            .run(&options)
+            .unwrap_err()
+            .contains("--replace-lost-disk a")
     );
 }

@@ -5,6 +5,7 @@ mod command;
 mod embedded;
 mod init;
 mod past;
+mod placement;
 mod process;
 mod ranges;
 mod regions;

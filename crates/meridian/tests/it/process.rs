@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -74,6 +75,7 @@ impl Process {
         serve
             .args(["--node", "all", "--log-format", "json"])
             .env("MERIDIAN_LOG", "info")
+            .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
             .stderr(log);
         self.child = Some(serve.spawn().unwrap());
         self.until(|log| log.contains("\"message\":\"ready\"")).await;
@@ -262,4 +264,49 @@ async fn two_processes_do_not_share_a_directory_or_an_address() {
     assert_eq!(code, Some(1));
     assert!(said.contains("could not listen on"), "{said}");
     assert_eq!(process.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_checks_and_the_service_manager_are_told_when_it_is_ready() {
+    let mut process = Process::create();
+    let supervisor = UnixDatagram::bind(process.dir.path().join("notify")).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 1_024];
+        let length = supervisor.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let health = |process: &Process, args: &[&str]| {
+        let mut asked = process.command("health");
+        let done = asked
+            .args(["--node", "all"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, said) = health(&process, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cannot be reached"), "{said}");
+
+    process.start().await;
+    // Before that it may have said what it waits for.
+    let ready = std::iter::repeat_with(told)
+        .find(|told| told.contains("READY=1"))
+        .unwrap();
+    assert!(
+        ready.contains(&format!("STATUS=serving at {}", process.address)),
+        "{ready}"
+    );
+    assert_eq!(health(&process, &[]), (Some(0), String::new()));
+    assert_eq!(health(&process, &["--service", "storage"]).0, Some(0));
+    let (code, said) = health(&process, &["--service", "kitchen"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no service \"kitchen\" here"), "{said}");
+    let (code, said) = health(&process, &["--at", "127.0.0.1:1"]);
+    assert!(code == Some(1) && said.contains("127.0.0.1:1"), "{said}");
+
+    assert_eq!(process.stop().await, Some(0));
+    assert_eq!(told().trim(), "STOPPING=1");
 }

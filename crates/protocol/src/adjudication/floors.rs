@@ -142,6 +142,19 @@ impl RaiseGate {
         }
     }
 
+    /// Goes on where another owner has left it.
+    pub(super) fn resume(opening_floor: Timestamp, answered: BTreeMap<StreamId, Timestamp>) -> Self {
+        Self {
+            opening_floor,
+            answered,
+        }
+    }
+
+    /// Up to where and by whom it was answered.
+    pub(super) fn parts(&self) -> (Timestamp, &BTreeMap<StreamId, Timestamp>) {
+        (self.opening_floor, &self.answered)
+    }
+
     /// How far may be closed, as far as the others go; `None` once no more is needed.
     fn limit(&self) -> Option<Timestamp> {
         let lowest = self.answered.values().min().copied()?;

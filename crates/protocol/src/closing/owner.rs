@@ -62,6 +62,11 @@ impl Dependencies {
         *highest = (*highest).max(lsn);
     }
 
+    /// All of them, ordered by stream.
+    pub fn iter(&self) -> impl Iterator<Item = (StreamId, Lsn)> {
+        self.highest.iter().map(|(stream, lsn)| (*stream, *lsn))
+    }
+
     /// `after` of a closure of a range in stream `own`: its own last lsn, and the others'. Ordered by stream.
     pub fn after(&self, own: StreamId, last: Lsn) -> Vec<(StreamId, Lsn)> {
         let mut all = self.highest.clone();

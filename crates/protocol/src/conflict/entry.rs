@@ -26,6 +26,11 @@ impl Entry {
         self.all().max_by_key(Recent::timestamp)
     }
 
+    /// The newest committed write.
+    pub(super) fn committed(&self) -> Option<(Timestamp, TxnId)> {
+        self.committed
+    }
+
     fn all(&self) -> impl Iterator<Item = Recent> {
         let committed = self.committed.map(|(at, txn)| Recent::Committed { at, txn });
         let promised = self.promised.iter().copied();

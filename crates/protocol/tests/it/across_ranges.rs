@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use meridian_protocol::adjudication::{
-    Adjudication, AdjudicationLimits, AttemptAnswer, AttemptEnd, CommitRequest, Decision, HomeRequest,
-    HomeStep, Opening, PrepareTerms, Refusal, Vote,
+    Adjudication, AdjudicationLimits, AttemptAnswer, AttemptEnd, CommitRequest, Decision, HandedOver,
+    HomeRequest, HomeStep, Opening, PrepareTerms, Refusal, Vote,
 };
 use meridian_types::{
-    Attempt, CommitToken, Epoch, Interval, Key, KeyRange, Lsn, RangeId, StreamId, Timestamp, TxnId,
+    Attempt, CommitToken, Epoch, Interval, Key, KeyRange, Lsn, Position, RangeId, StreamId, Timestamp, TxnId,
 };
 use uuid::Uuid;
 
@@ -305,6 +305,97 @@ fn a_released_floor_is_above_every_open_promise() {
     assert_eq!(owner.release().0, Timestamp(160));
     let late = owner.prepare(&request(attempt(2, 1, THERE), 90, &[], &[]), at(100), &terms(50));
     assert_eq!(late, Vote::No(Refusal::Stopped));
+}
+
+/// The owner of epoch 2, which adopts a log that ends at `adopted`.
+fn successor(adopted: (u64, u64), handed: &HandedOver) -> Option<Adjudication> {
+    let opening = Opening {
+        epoch: Epoch(2),
+        opened: Lsn(adopted.1 + 1),
+        // By the log.
+        floor: Timestamp(160),
+        ..opening(0)
+    };
+    let adopted = Position::new(adopted.0, adopted.1);
+    Adjudication::take_over(opening, adopted, AdjudicationLimits::default(), handed)
+}
+
+#[test]
+fn a_successor_goes_on_with_what_it_was_handed() {
+    let mut owner = owner();
+    let (written, promised, read) = ([key("a")], [key("b")], [KeyRange::point(key("c"))]);
+    let committed = owner.decide(
+        &request(attempt(1, 1, HERE), 90, &written, &[]),
+        at(100),
+        Duration::ZERO,
+    );
+    assert!(matches!(committed, Decision::Commit { .. }), "{committed:?}");
+    let open = attempt(2, 1, THERE);
+    let vote = owner.prepare(&request(open, 90, &promised, &read), at(100), &terms(50));
+    let Vote::Yes { lower, promise } = vote else {
+        panic!("{vote:?}")
+    };
+    owner.note_dependency(THERE, Lsn(7));
+    let (_, lsn) = owner.release();
+    let handed = owner.hand_over(usize::MAX);
+
+    assert!(
+        successor((1, lsn.0 - 1), &handed).is_none(),
+        "the log ends before `Released`"
+    );
+    assert!(successor((2, lsn.0), &handed).is_none(), "another epoch's record");
+    let mut next = successor((1, lsn.0), &handed).unwrap();
+    next.on_map_durable([THERE]);
+    assert!(next.floor() < promise && next.window_low() == Timestamp::ZERO);
+    assert_eq!(next.lowest_open(), Some(lower));
+    let closure = next.close(at(300), Duration::ZERO).unwrap();
+    assert!(
+        closure.x < lower && closure.after.contains(&(THERE, Lsn(7))),
+        "{closure:?}"
+    );
+
+    // Who began before the move commits, unless it meets what was written, promised or read.
+    let mut decide = |txn, start, key: &str, now| {
+        let written = [Key::from(key)];
+        let attempt = Attempt {
+            home_epoch: Epoch(2),
+            ..attempt(txn, 1, HERE)
+        };
+        next.decide(&request(attempt, start, &written, &[]), at(now), Duration::ZERO)
+    };
+    assert!(matches!(decide(11, 95, "z", 110), Decision::Commit { .. }));
+    for (txn, key, final_one) in [(12, "a", true), (13, "b", false), (14, "c", false)] {
+        let refused = decide(txn, 95, key, 110);
+        let is_conflict = matches!(
+            refused,
+            Decision::Refused(Refusal::Conflict { is_final, .. }) if is_final == final_one
+        );
+        assert!(is_conflict, "{key}: {refused:?}");
+    }
+    assert!(next.end_prepare(&open, AttemptEnd::Aborted));
+    assert_eq!(next.lowest_open(), None);
+}
+
+#[test]
+fn what_is_not_handed_over_is_below_the_window() {
+    let mut owner = owner();
+    for txn in 1..=10 {
+        let written = [key(&format!("k{txn}"))];
+        let now = 100 + txn as u64;
+        owner.decide(
+            &request(attempt(txn, 1, HERE), now - 1, &written, &[]),
+            at(now),
+            Duration::ZERO,
+        );
+    }
+    owner.release();
+    let whole = owner.hand_over(usize::MAX);
+    assert_eq!((whole.recent.len(), whole.window_low), (10, Timestamp::ZERO));
+    let part = owner.hand_over(300);
+    assert!((1..10).contains(&part.recent.len()));
+    let left_out = whole.recent.get(part.recent.len()).unwrap();
+    assert_eq!(part.window_low, left_out.at);
+    assert!(part.recent.iter().all(|write| write.at > part.window_low));
 }
 
 fn begin<'a>(owner: &mut Adjudication, prepare: CommitRequest<'a>, now: u64) -> HomeStep {

@@ -8,7 +8,7 @@ use meridian_types::mutation::{Rule, break_rule};
 const MODEL: &str = "ranges_model::transactions_across_ranges_are_atomic_isolated_and_told_the_truth";
 
 /// The rules that stand in the way of what the model does.
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 17] = [
     Rule::CommitAfterStart,
     Rule::CommitOrder,
     Rule::ConflictCheck,
@@ -24,6 +24,8 @@ const RULES: [Rule; 15] = [
     Rule::OutcomeDependency,
     Rule::AttemptName,
     Rule::RaiseFloor,
+    Rule::HandOverWindow,
+    Rule::HandOverPosition,
 ];
 
 /// Breaks the rule that the environment names, in a process that a test below started.

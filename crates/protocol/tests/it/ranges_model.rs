@@ -11,7 +11,7 @@ mod queries;
 
 use std::time::Duration;
 
-use meridian_protocol::adjudication::{AdjudicationLimits, HomeStep, PrepareTerms};
+use meridian_protocol::adjudication::{AdjudicationLimits, HandedOver, HomeStep, PrepareTerms};
 use meridian_types::{Attempt, Epoch, Lsn, Position, StreamId, Timestamp};
 
 use crate::rng::{Rng, for_each_seed};
@@ -34,6 +34,8 @@ pub struct Seen {
     pub forgotten: usize,
     /// Answers to `RaiseFloor` that arrived.
     pub raised: usize,
+    /// Owners that began with their predecessor's state.
+    pub handed_over: usize,
 }
 
 pub struct World {
@@ -46,6 +48,8 @@ pub struct World {
     loss: usize,
     current: Vec<Owner>,
     zombies: Vec<Vec<Owner>>,
+    /// What the last owner that released its stream has handed over; it may arrive late.
+    handed: Vec<Option<HandedOver>>,
     mail: Vec<Mail>,
     txns: Vec<Txn>,
     oracle: Oracle,
@@ -89,7 +93,7 @@ impl World {
         let current: Vec<Owner> = (0..streams)
             .map(|stream| {
                 let ahead = rng.below(2 * CLOCK_ERROR as usize) as u64;
-                open(stream, streams, Epoch(1), Vec::new(), now, ahead, limits)
+                open(stream, streams, Epoch(1), Vec::new(), (now, ahead), limits, None)
             })
             .collect();
         for (stream, owner) in current.iter().enumerate() {
@@ -102,6 +106,7 @@ impl World {
             retention: [600, 1_000_000][rng.below(2)],
             loss: rng.below(3),
             zombies: current.iter().map(|_| Vec::new()).collect(),
+            handed: vec![None; streams],
             current,
             mail: Vec::new(),
             txns: Vec::new(),
@@ -229,10 +234,12 @@ impl World {
         }
         let committed = self.oracle.committed[stream].len();
         let mut released = false;
-        if self.rng.one_in(3) {
+        if self.rng.one_in(2) {
             let (floor, lsn) = self.current[stream].real.release();
             self.current[stream].hand_out(lsn, Record::Released { floor });
-            released = self.rng.one_in(2);
+            released = !self.rng.one_in(4);
+            let max_bytes = [200, 1_000_000][self.rng.below(2)];
+            self.handed[stream] = Some(self.current[stream].real.hand_over(max_bytes));
         }
         let owner = &self.current[stream];
         let last = owner.log.len();
@@ -244,7 +251,18 @@ impl World {
         let epoch = owner.real.epoch().next();
         let ahead = self.rng.below(2 * CLOCK_ERROR as usize) as u64;
         let streams = self.current.len();
-        let opened = open(stream, streams, epoch, log, self.now, ahead, self.limits);
+        // Whatever was handed over last, if it has arrived: it may be that of another end of the log.
+        let handed = self.handed[stream].as_ref().filter(|_| !self.rng.one_in(4));
+        let opened = open(
+            stream,
+            streams,
+            epoch,
+            log,
+            (self.now, ahead),
+            self.limits,
+            handed,
+        );
+        self.seen.handed_over += usize::from(opened.was_handed);
         let zombie = std::mem::replace(&mut self.current[stream], opened);
         self.zombies[stream].push(zombie);
         if self.zombies[stream].len() > 2 {
@@ -365,8 +383,9 @@ fn the_model_of_ranges_sees_everything_happen() {
         all.aborted += seen.aborted;
         all.forgotten += seen.forgotten;
         all.raised += seen.raised;
+        all.handed_over += seen.handed_over;
     }
     let enough = all.single > 150 && all.across > 120 && all.gave_up > 200;
-    let enough = enough && all.aborted > 100 && all.forgotten > 3 && all.raised > 50;
+    let enough = enough && all.aborted > 100 && all.forgotten > 3 && all.raised > 50 && all.handed_over > 20;
     assert!(enough, "the model is idle: {all:?}");
 }

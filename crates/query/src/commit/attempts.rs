@@ -124,6 +124,9 @@ impl Processor {
                 }
                 _ => (verdict, Duration::ZERO),
             };
+            if let Some(why) = verdict.retried_because() {
+                self.figures.count_retry(why);
+            }
             let pause = match verdict {
                 Verdict::Committed(commit) => return Ok(commit),
                 Verdict::Unknown => return Err(KvError::OutcomeUnknown { token }),

@@ -28,6 +28,20 @@ pub(super) enum Verdict {
     NotSent(KvError),
 }
 
+impl Verdict {
+    /// Why the commit is tried once more, if it is: one of [`meridian_metrics::names::RETRIES`].
+    pub(super) fn retried_because(&self) -> Option<&'static str> {
+        match self {
+            Self::NotDecided => Some("another_owner"),
+            Self::GivenUp => Some("given_up"),
+            Self::Again(KvError::Conflict { .. }, _) => Some("held"),
+            Self::Again(..) => Some("not_ready"),
+            Self::NotSent(_) => Some("not_sent"),
+            Self::Committed(_) | Self::Refused(_) | Self::Unknown | Self::NotNow(_) => None,
+        }
+    }
+}
+
 /// Why one of several ranges does not take part: the attempt will not commit, which its home makes sure of.
 pub(super) struct No {
     /// What to tell the client, once the attempt's end is definite.

@@ -14,6 +14,7 @@ use super::Session;
 use super::output::Output;
 use super::table::{Done, Part, ScanSlot};
 use crate::commit::CommitStep;
+use crate::figures::Operation;
 use crate::processor::Processor;
 use crate::retry::deadline_in_ms;
 use crate::scan::{Scan, ScanSpec};
@@ -49,14 +50,14 @@ impl Session {
                 self.end_if_held_up(&execute.txn_id);
                 let processor = self.processor.clone();
                 let deadline = deadline_in_ms(timeout_ms);
-                self.run_free(id, async move {
+                self.run_free(id, Operation::Execute, async move {
                     processor.execute(execute, deadline).await.map(Reply::Executed)
                 });
             }
             Some(Op::Outcome(outcome)) => {
                 let processor = self.processor.clone();
                 let deadline = deadline_in_ms(timeout_ms);
-                self.run_free(id, async move {
+                self.run_free(id, Operation::Outcome, async move {
                     processor
                         .outcome(outcome_token(&outcome)?, deadline)
                         .await
@@ -103,15 +104,22 @@ impl Session {
     }
 
     /// Runs an operation that belongs to no transaction of the session.
-    fn run_free(&mut self, id: u64, work: impl Future<Output = KvResult<Reply>> + Send + 'static) {
+    fn run_free(
+        &mut self,
+        id: u64,
+        operation: Operation,
+        work: impl Future<Output = KvResult<Reply>> + Send + 'static,
+    ) {
         let permit = match self.processor.admit() {
             Ok(permit) => permit,
             Err(error) => return self.answer(id, Err(error)),
         };
-        let output = self.output.clone();
+        let (output, processor) = (self.output.clone(), self.processor.clone());
         self.running.push(
             async move {
+                let began = Instant::now();
                 let result = work.await;
+                processor.figures.time(Some(operation), began.elapsed());
                 drop(permit);
                 Done {
                     txn: 0,
@@ -162,6 +170,7 @@ impl Session {
             op,
         } = op;
         let Some(op) = op else { return };
+        let operation = Operation::of(&op);
         let txn = match self.table.get(number).map(|slot| slot.txn.clone()) {
             Some(Ok(txn)) => txn,
             Some(Err(error)) => return self.refuse(id, &op, error),
@@ -192,7 +201,7 @@ impl Session {
             read => self.read(read, txn, deadline),
         };
         match work {
-            Ok(work) => self.run_in_txn(id, number, exclusive, work),
+            Ok(work) => self.run_in_txn(id, number, exclusive, operation, work),
             Err(error) => self.answer(id, Err(error)),
         }
     }
@@ -206,12 +215,21 @@ impl Session {
     }
 
     /// Runs an operation of a transaction.
-    fn run_in_txn(&mut self, id: u64, number: u64, exclusive: bool, work: Work) {
+    fn run_in_txn(
+        &mut self,
+        id: u64,
+        number: u64,
+        exclusive: bool,
+        operation: Option<Operation>,
+        work: Work,
+    ) {
         let generation = self.table.on_start(number, exclusive);
-        let output = self.output.clone();
+        let (output, processor) = (self.output.clone(), self.processor.clone());
         self.running.push(
             async move {
+                let began = Instant::now();
                 let result = work.await;
+                processor.figures.time(operation, began.elapsed());
                 Done {
                     txn: number,
                     generation,
@@ -306,7 +324,9 @@ impl Session {
         let output = self.output.clone();
         self.running.push(
             async move {
+                let began = Instant::now();
                 let page = scan.next_page(&processor, deadline).await;
+                processor.figures.time(Some(Operation::ScanPage), began.elapsed());
                 drop(permit);
                 let rest = page.as_ref().is_ok_and(|page| !page.last).then_some(scan);
                 Done {

@@ -1,5 +1,6 @@
 //! The replies of a session on their way to the client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_rpc::KvError;
@@ -7,17 +8,25 @@ use meridian_rpc::v1::session_reply::Reply;
 use meridian_rpc::v1::{GetResponse, SessionReply};
 use tokio::sync::mpsc;
 
+use crate::processor::Processor;
+
 /// The sending side. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Output {
     queue: mpsc::Sender<SessionReply>,
     slow_client: Duration,
+    /// Which counts the errors.
+    processor: Arc<Processor>,
 }
 
 impl Output {
-    /// A client that takes nothing for `slow_client` is given up.
-    pub(super) fn new(queue: mpsc::Sender<SessionReply>, slow_client: Duration) -> Self {
-        Self { queue, slow_client }
+    /// A client that takes nothing for `slow_client_ms` is given up.
+    pub(super) fn new(queue: mpsc::Sender<SessionReply>, processor: Arc<Processor>) -> Self {
+        Self {
+            queue,
+            slow_client: Duration::from_millis(processor.config.slow_client_ms),
+            processor,
+        }
     }
 
     /// Puts a reply on the stream; waits for room. `false` when the client is gone or takes no replies.
@@ -31,6 +40,7 @@ impl Output {
 
     /// Puts a result on the stream.
     pub(super) async fn answer(&self, id: u64, result: Result<Reply, KvError>) -> bool {
+        self.processor.figures.count_answer(&result);
         let reply = result.unwrap_or_else(|error| Reply::Error(error.to_proto()));
         self.send(id, reply).await
     }

@@ -330,6 +330,20 @@ impl Adjudicator for FakeAdjudicator {
         };
         Ok(Response::new(answer))
     }
+    async fn ready(
+        &self,
+        _: Request<meridian_rpc::internal::ReadyRequest>,
+    ) -> Result<Response<meridian_rpc::internal::ReadyResponse>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
+    async fn hand_over(
+        &self,
+        _: Request<Streaming<meridian_rpc::internal::HandOverPart>>,
+    ) -> Result<Response<meridian_rpc::internal::HandOverAnswer>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
     async fn exchange(&self, _: Request<Streaming<ExchangeBatch>>) -> Result<Response<ExchangeEnd>, Status> {
         Err(Status::unimplemented("not asked by query processors"))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_clock::{SharedClock, SystemClock};
-use meridian_query::Config;
+use meridian_query::{Config, StorageNode};
 use meridian_rpc::internal::adjudicator_server::AdjudicatorServer;
 use meridian_rpc::internal::storage_server::StorageServer;
 use meridian_rpc::owner::Owners;
@@ -14,7 +14,7 @@ use meridian_rpc::v1::{self, BeginRequest, BeginResponse, Row};
 use meridian_rpc::{
     CommittedWatch, Env, Identity, KvError, LocalNodes, Network, Started, TcpDialer, Transport,
 };
-use meridian_types::{ClusterId, NodeName, RangeMap, Timestamp};
+use meridian_types::{ClusterId, KeyRange, NodeName, RangeMap, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -38,6 +38,15 @@ pub struct Cluster {
 /// The adjudicators' nodes.
 pub const ADJUDICATORS: [&str; 3] = ["adj", "adj-2", "adj-3"];
 
+/// The storage nodes.
+pub const STORAGE: [&str; 3] = ["st-1", "st-2", "st-3"];
+
+/// Two that hold everything.
+fn whole_storage() -> Vec<StorageNode> {
+    let whole = STORAGE.into_iter().take(2);
+    whole.map(|name| NodeName::from(name).into()).collect()
+}
+
 pub type Client = KvClient<Transport>;
 
 impl Cluster {
@@ -54,7 +63,22 @@ impl Cluster {
     }
 
     pub async fn with_clock(config: Config, clock: SharedClock) -> Self {
-        Self::build(config, clock, RangeMap::single(vec!["adj".into()])).await
+        let map = RangeMap::single(vec!["adj".into()]);
+        Self::build(config, clock, map, whole_storage()).await
+    }
+
+    /// Storage nodes st-1, st-2, ..., each with a part of the keys.
+    pub async fn with_storage(keys: &[KeyRange]) -> Self {
+        let clock: SharedClock = Arc::new(SystemClock::new(
+            Duration::from_micros(100),
+            Duration::from_millis(250),
+        ));
+        let storage = STORAGE.into_iter().zip(keys).map(|(name, keys)| StorageNode {
+            name: name.into(),
+            keys: keys.clone(),
+        });
+        let map = RangeMap::single(vec!["adj".into()]);
+        Self::build(test_config(), clock, map, storage.collect()).await
     }
 
     /// Ranges r1, r2, ... divided at these keys; the n-th is owned by `ADJUDICATORS[n - 1]`.
@@ -71,10 +95,10 @@ impl Cluster {
             Duration::from_micros(100),
             Duration::from_millis(250),
         ));
-        Self::build(test_config(), clock, map).await
+        Self::build(test_config(), clock, map, whole_storage()).await
     }
 
-    async fn build(config: Config, clock: SharedClock, map: RangeMap) -> Self {
+    async fn build(config: Config, clock: SharedClock, map: RangeMap, storage: Vec<StorageNode>) -> Self {
         let world = World {
             core: Arc::new(Mutex::new(new_core())),
             clock: clock.clone(),
@@ -98,16 +122,15 @@ impl Cluster {
             routes.add_service(adjudicator);
             local.register(name.into(), routes.routes());
         }
-        for name in ["st-1", "st-2"] {
-            let world = world.clone();
+        for (name, StorageNode { keys, .. }) in STORAGE.into_iter().zip(&storage) {
+            let (world, keys) = (world.clone(), keys.clone());
             let mut routes = tonic::service::Routes::builder();
-            routes.add_service(StorageServer::new(FakeStorage { world, name }));
+            routes.add_service(StorageServer::new(FakeStorage { world, name, keys }));
             local.register(name.into(), routes.routes());
         }
         let (map_sender, map) = watch::channel(Arc::new(map));
         let env = Env::new("qp".into(), "here".to_owned(), clock.clone(), network("qp"), 7);
         let owners = Owners::new(network("qp"), map);
-        let storage: Vec<NodeName> = vec!["st-1".into(), "st-2".into()];
         let shutdown = CancellationToken::new();
         let committed = CommittedWatch::default();
         let started =

@@ -11,5 +11,6 @@ mod reads;
 mod scans;
 mod session_client;
 mod sessions;
+mod shards;
 mod transactions;
 mod world;

@@ -13,6 +13,7 @@ use meridian_protocol::adjudication::{
     Adjudication, AdjudicationLimits, CommitRequest, Decision, Opening, Refusal,
 };
 use meridian_rpc::KvError;
+use meridian_rpc::convert::range_from_bytes;
 use meridian_rpc::internal::storage_server::Storage;
 use meridian_rpc::internal::{
     ClosedAnswer, Committed, DecideRequest, GetKeys, GotKeys, Refused, ScanKeys, ScannedPage, StorageRead,
@@ -284,7 +285,7 @@ impl Core {
     }
 
     fn scan(&self, scan: ScanKeys, at: Timestamp) -> ScannedPage {
-        let range = meridian_rpc::convert::range_from_bytes(scan.start, scan.end);
+        let range = range_from_bytes(scan.start, scan.end);
         let keys = self.versions.range::<[u8], _>(range.bounds()).map(|(key, _)| key);
         let keys: Vec<&Key> = if scan.reverse {
             keys.rev().collect()
@@ -337,12 +338,37 @@ pub fn holds(predicate: &v1::Predicate, value: &[u8]) -> bool {
 
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
+#[derive(Clone)]
 pub struct FakeStorage {
     pub world: World,
     pub name: &'static str,
+    /// What it may be asked for.
+    pub keys: KeyRange,
 }
 
 impl FakeStorage {
+    fn check_held(&self, read: &StorageRead) {
+        let asked = match read.read.as_ref().unwrap() {
+            storage_read::Read::Get(get) => {
+                assert!(
+                    get.keys.iter().all(|key| self.keys.contains(key)),
+                    "{}: {get:?}",
+                    self.name
+                );
+                return;
+            }
+            storage_read::Read::Scan(scan) => (scan.start.clone(), scan.end.clone()),
+            storage_read::Read::Closed(query) => (query.start.clone(), query.end.clone()),
+        };
+        let asked = range_from_bytes(asked.0, asked.1);
+        assert_eq!(
+            self.keys.intersection(&asked).as_ref(),
+            Some(&asked),
+            "{}",
+            self.name
+        );
+    }
+
     async fn answer(
         world: &World,
         name: &'static str,
@@ -408,9 +434,11 @@ impl Storage for FakeStorage {
         let mut input = request.into_inner();
         let (sender, replies) = mpsc::channel(64);
         let (world, name) = (self.world.clone(), self.name);
+        let this = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(batch)) = input.message().await {
                 for read in batch.reads {
+                    this.check_held(&read);
                     let (world, sender) = (world.clone(), sender.clone());
                     tokio::spawn(async move {
                         let id = read.id;

@@ -49,6 +49,8 @@ async fn a_session_is_cut_on_both_sides() {
         let mut session = Session::open(&router.client()).await.unwrap();
         session.echo(1).await;
         router.shutdown.cancel();
+        // Before the cut: in process nothing is on its way that nobody asks for.
+        session.is_asked_to_close().await;
         within(router.stopped).await.unwrap().unwrap();
         assert_unknown(&session.reply().await.unwrap_err());
         // The client has not closed its side; the query processor must not wait for it.
@@ -107,6 +109,7 @@ async fn what_is_open_goes_on_and_what_is_new_is_sent_elsewhere() {
 
         assert_eq!(who(&client, &transaction).await.unwrap(), "qp-1");
         within(client.outcome(OutcomeRequest::default())).await.unwrap();
+        session.is_asked_to_close().await;
         session.echo(1).await;
 
         // It has stopped as soon as nothing is open.
@@ -166,5 +169,6 @@ async fn a_router_alone_stops_although_calls_hang() {
     shutdown.cancel();
     within(run).await.unwrap().unwrap();
     assert_unknown(&within(read).await.unwrap().unwrap_err());
+    session.is_asked_to_close().await;
     assert_unknown(&session.reply().await.unwrap_err());
 }

@@ -6,6 +6,7 @@ mod backend;
 mod broken;
 mod drain;
 mod messages;
+mod notice;
 mod routing;
 mod sessions;
 mod status;

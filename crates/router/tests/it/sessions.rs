@@ -40,6 +40,15 @@ impl Session {
         Ok(message.map(|mut message| message.replies.remove(0)))
     }
 
+    /// The router asks for another session.
+    pub async fn is_asked_to_close(&mut self) {
+        let reply = self.reply().await.unwrap().unwrap();
+        assert!(
+            matches!(reply.reply, Some(Reply::Closing(_))) && reply.id == 0,
+            "{reply:?}"
+        );
+    }
+
     pub async fn send(&self, id: u64, op: Op) {
         let op = SessionOp {
             id,

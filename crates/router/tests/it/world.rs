@@ -16,9 +16,9 @@ use meridian_rpc::v1::{BeginRequest, GetRequest};
 use meridian_rpc::{
     Env, Identity, KvError, Listener, LocalNodes, Network, Service, ServiceFailure, TcpDialer, Transport,
 };
-use meridian_types::{ClusterId, NodeName, TxnId};
+use meridian_types::{ClusterId, NodeName, RangeMap, TxnId};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ pub struct World {
     local: LocalNodes,
     addresses: BTreeMap<NodeName, String>,
     lines: BTreeMap<NodeName, CancellationToken>,
+    /// As all routers know it.
+    pub map: watch::Sender<Arc<RangeMap>>,
     pub backends: Vec<Backend>,
 }
 
@@ -59,6 +61,7 @@ impl World {
             local: LocalNodes::default(),
             addresses: BTreeMap::new(),
             lines: BTreeMap::new(),
+            map: watch::Sender::default(),
             backends: names.iter().map(|name| Backend::new(name)).collect(),
         };
         for backend in world.backends.clone() {
@@ -138,6 +141,7 @@ impl World {
             self.env(name),
             self.queries(),
             nodes.collect(),
+            self.map.subscribe(),
             shutdown.clone(),
         )
         .await
@@ -176,7 +180,15 @@ impl World {
         let address = socket.local_addr().unwrap().to_string();
         let network = self.network("client", Some(("alone", address)));
         let (env, queries) = (self.env("alone"), self.queries());
-        let run = meridian_router::run(config, env, Listener::Tcp(socket), queries, vec![], shutdown);
+        let run = meridian_router::run(
+            config,
+            env,
+            Listener::Tcp(socket),
+            queries,
+            vec![],
+            self.map.subscribe(),
+            shutdown,
+        );
         (client(network.transport(&"alone".into())), tokio::spawn(run))
     }
 }

@@ -177,3 +177,36 @@ async fn the_nearest_node_is_followed_and_another_while_it_is_away() {
     let _second = world.serve("j-2", Position::new(2, 4));
     assert_eq!(world.wait(1, 4).await, Known::OtherEpoch);
 }
+
+#[tokio::test]
+async fn a_node_that_falls_behind_is_left_for_one_that_knows_more_until_it_has_caught_up() {
+    let world = World::start();
+    let nearest = world.serve("j-1", Position::new(1, 1));
+    let other = world.serve("j-2", Position::new(1, 1));
+    assert_eq!(world.wait(1, 1).await, Known::Committed);
+    // The nearest is cut off from the owner: it stays where it is, and its stream stays open.
+    other.send_replace(Position::new(1, 5));
+    assert_eq!(world.wait(1, 5).await, Known::Committed);
+    // The other one is followed now, for as long as the nearest is behind what advances.
+    for lsn in 6..30 {
+        other.send_replace(Position::new(1, lsn));
+        assert_eq!(world.wait(1, lsn).await, Known::Committed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    nearest.send_replace(Position::new(1, 29));
+    let mut lsn = 30;
+    let back = async {
+        while other.receiver_count() > 1 {
+            // What is told by both may lie with either.
+            nearest.send_replace(Position::new(1, lsn));
+            other.send_replace(Position::new(1, lsn));
+            lsn += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), back)
+        .await
+        .expect("the nearest is followed again");
+    nearest.send_replace(Position::new(1, lsn));
+    assert_eq!(world.wait(1, lsn).await, Known::Committed);
+}

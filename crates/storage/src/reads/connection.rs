@@ -49,6 +49,7 @@ pub(super) type Output = mpsc::Sender<Result<StorageReadReplyBatch, Status>>;
 pub(super) struct Reading {
     pub at: Timestamp,
     id: u64,
+    came: Instant,
     deadline: Instant,
     ranges: BTreeSet<RangeId>,
     job: Job,
@@ -172,7 +173,9 @@ impl Connection {
         let read = match read {
             None => return Err(KvError::invalid("a read without a question")),
             Some(Read::Closed(query)) => {
-                let ranges = ranges_of(&map, &range_from_bytes(query.start, query.end))?;
+                let keys = range_from_bytes(query.start, query.end);
+                self.shared.check_held(&keys)?;
+                let ranges = ranges_of(&map, &keys)?;
                 let closed = ranges
                     .iter()
                     .map(|range| self.shared.closed(*range))
@@ -195,14 +198,19 @@ impl Connection {
         self.shared.admit(at)?;
         let ticket = self.shared.ticket(bytes)?;
         let (job, ranges) = Job::new(read, &map, &self.shared.config)?;
+        for keys in job.keys() {
+            self.shared.check_held(&keys)?;
+        }
         let timeout = match timeout_ms {
             0 => limits::DEFAULT_DEADLINE,
             asked => Duration::from_millis(asked).min(limits::MAX_DEADLINE),
         };
+        let came = Instant::now();
         let reading = Reading {
             at,
             id,
-            deadline: Instant::now() + timeout,
+            came,
+            deadline: came + timeout,
             ranges,
             job,
             _ticket: ticket,
@@ -260,7 +268,10 @@ impl Connection {
         for range in self.parked.ranges() {
             let closed = self.shared.closed.borrow().closed(range);
             for reading in self.parked.take_closed(range, closed) {
-                self.start(reading);
+                let came = reading.came;
+                if self.start(reading) {
+                    self.shared.figures.times.wait.record(came.elapsed());
+                }
             }
         }
         if self.parked.next_time().is_some() {
@@ -297,6 +308,9 @@ impl Connection {
 
     /// Works on the running reads in turn, for about a slice's work or until there is a batch to send.
     fn run_slice(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let mut steps = 0;
         while steps < SLICE_STEPS
@@ -330,6 +344,7 @@ impl Connection {
                 }
             }
         }
+        self.shared.figures.times.read.record(now.elapsed());
     }
 
     /// Answers, when R6 still allows it and as soon as R4 does.

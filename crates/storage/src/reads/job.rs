@@ -73,6 +73,14 @@ impl Job {
         }
     }
 
+    /// The keys that are still to be read, as ranges.
+    pub fn keys(&self) -> Box<dyn Iterator<Item = KeyRange> + '_> {
+        match self {
+            Self::Get(get) => Box::new(get.keys.iter().map(|key| KeyRange::point(Key(key.clone())))),
+            Self::Scan(scan) => Box::new(std::iter::once(scan.remaining.clone())),
+        }
+    }
+
     /// Does about `steps` versions' worth of work at the timestamp.
     pub fn step(
         &mut self,

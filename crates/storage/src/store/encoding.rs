@@ -12,7 +12,7 @@
 //! another's.
 
 use bytes::Bytes;
-use meridian_types::{Key, Position, StreamId, Timestamp};
+use meridian_types::{Key, KeyRange, Position, StreamId, Timestamp};
 
 use super::Progress;
 
@@ -20,8 +20,39 @@ use super::Progress;
 pub(super) const FORMAT: u32 = 1;
 pub(super) const FORMAT_KEY: &[u8] = &[META, b'f'];
 pub(super) const CLUSTER_KEY: &[u8] = &[META, b'c'];
+pub(super) const KEYS_KEY: &[u8] = &[META, b'k'];
 pub(super) const HORIZON_KEY: &[u8] = &[META, b'h'];
 pub(super) const PROGRESS_PREFIX: &[u8] = &[META, b'p'];
+
+/// The keys that a store holds: the length of the first key, the first key, and 1 and the end if there is one, or 0.
+pub(super) fn key_range(keys: &KeyRange) -> Vec<u8> {
+    let start = keys.start.as_ref();
+    let length = u32::try_from(start.len()).unwrap_or(u32::MAX);
+    let mut encoded = length.to_be_bytes().to_vec();
+    encoded.extend_from_slice(start);
+    match &keys.end {
+        Some(end) => {
+            encoded.push(1);
+            encoded.extend_from_slice(end.as_ref());
+        }
+        None => encoded.push(0),
+    }
+    encoded
+}
+
+/// What [`key_range`] has written; `None` when it is not that.
+pub(super) fn decode_key_range(encoded: &[u8]) -> Option<KeyRange> {
+    let (length, rest) = encoded.split_first_chunk()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (start, rest) = rest.split_at_checked(length)?;
+    let end = match rest.split_first()? {
+        (0, []) => None,
+        (1, end) => Some(end.into()),
+        _ => return None,
+    };
+    let start = start.into();
+    Some(KeyRange { start, end })
+}
 
 const META: u8 = 0;
 const VERSIONS: u8 = 1;

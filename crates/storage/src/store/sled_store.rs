@@ -5,14 +5,18 @@
 //! emptied and rebuilt.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_protocol::visibility::Version;
 use meridian_types::{ClusterId, Key, KeyRange, StreamId, Timestamp};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sled::IVec;
 
 use super::{
@@ -23,10 +27,30 @@ use crate::error::StoreError;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// The file that sled locks while a directory is open.
+const LOCK_FILE: &str = "db";
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+const CLOSE_PAUSE: Duration = Duration::from_millis(1);
+
+fn is_locked(lock_file: &Path) -> bool {
+    let Ok(file) = File::open(lock_file) else {
+        return false;
+    };
+    // Let go again with the file.
+    flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+}
+
+fn shown(keys: &KeyRange) -> String {
+    match &keys.end {
+        Some(end) => format!("from {:?} to {end:?}", keys.start),
+        None => format!("from {:?} on", keys.start),
+    }
+}
+
 /// Versions in one sled tree.
 pub struct SledStore {
-    dir: PathBuf,
-    db: sled::Db,
+    pub(super) dir: PathBuf,
+    pub(super) db: sled::Db,
 }
 
 impl SledStore {
@@ -54,8 +78,24 @@ impl SledStore {
             dir: dir.to_owned(),
             db,
         };
-        store.check_format()?;
-        Ok(store)
+        match store.check_format() {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                store.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes the store and waits until its directory can be opened again: sled's threads keep it locked for a moment after the last
+    /// handle is gone. Blocks for at most `CLOSE_PATIENCE`, and gives up in silence: whoever opens the directory is told.
+    pub fn close(self) {
+        let lock_file = self.dir.join(LOCK_FILE);
+        drop(self);
+        let began = Instant::now();
+        while began.elapsed() < CLOSE_PATIENCE && is_locked(&lock_file) {
+            std::thread::sleep(CLOSE_PAUSE);
+        }
     }
 
     /// A store that this version does not understand is refused; an empty one is marked with this version's
@@ -97,6 +137,28 @@ impl SledStore {
                 Ok(())
             }
         }
+    }
+
+    /// Notes which keys the store is filled with from now on; an error when it lacks some that were applied before. Those that it
+    /// holds no more are left where they are: nobody reads them.
+    pub fn claim_keys(&self, keys: &KeyRange) -> Result<()> {
+        let encoded = encoding::key_range(keys);
+        let held = match self.sled(self.db.get(encoding::KEYS_KEY))? {
+            Some(found) if found.as_ref() == encoded => return Ok(()),
+            Some(found) => self.corrupt("the range of keys", encoding::decode_key_range(&found))?,
+            // Filled by a version that held all keys, or not filled yet.
+            None => KeyRange::all(),
+        };
+        let is_filled = !self.progress()?.is_empty();
+        if is_filled && held.intersection(keys).as_ref() != Some(keys) {
+            return Err(StoreError::MissingKeys {
+                dir: self.dir.clone(),
+                found: shown(&held),
+                wanted: shown(keys),
+            });
+        }
+        self.sled(self.db.insert(encoding::KEYS_KEY, encoded))?;
+        Ok(())
     }
 
     fn sled<T>(&self, result: sled::Result<T>) -> Result<T> {

@@ -249,25 +249,29 @@ fn sled_keeps_what_was_applied_and_refuses_what_it_does_not_understand() {
             matches!(open(), Err(StoreError::Locked { .. })),
             "two processes at once"
         );
+        store.close();
     }
+    let store = open().unwrap();
     assert_eq!(
-        open()
-            .unwrap()
-            .newest(b"a", Timestamp(1))
-            .unwrap()
-            .unwrap()
-            .value
-            .unwrap(),
+        store.newest(b"a", Timestamp(1)).unwrap().unwrap().value.unwrap(),
         "1"
     );
-    let raw = || sled::open(dir.path()).unwrap();
-    raw().insert(encoding::FORMAT_KEY, &2_u32.to_be_bytes()).unwrap();
+    store
+        .db
+        .insert(encoding::FORMAT_KEY, &2_u32.to_be_bytes())
+        .unwrap();
+    store.close();
     let refused = open().map(|_| ()).unwrap_err().to_string();
     assert!(
         refused.contains("format 2") && refused.contains(dir.path().to_str().unwrap()),
         "{refused}"
     );
-    raw().remove(encoding::FORMAT_KEY).unwrap();
+    let raw = SledStore {
+        dir: dir.path().to_owned(),
+        db: sled::open(dir.path()).unwrap(),
+    };
+    raw.db.remove(encoding::FORMAT_KEY).unwrap();
+    raw.close();
     assert!(
         matches!(open(), Err(StoreError::UnknownFormat { .. })),
         "foreign content"
@@ -288,12 +292,10 @@ fn a_store_that_cannot_be_used_says_that_it_may_be_emptied() {
     std::fs::write(&file, b"x").unwrap();
     says_so(SledStore::open(&file, 1 << 20, 1_000).map(|_| ()).unwrap_err());
     let versions = dir.path().join("versions");
-    drop(SledStore::open(&versions, 1 << 20, 1_000).unwrap());
+    let store = SledStore::open(&versions, 1 << 20, 1_000).unwrap();
     let place = encoding::version(b"a", Timestamp(1));
-    sled::open(&versions)
-        .unwrap()
-        .insert(place, b"\x07 is no tag")
-        .unwrap();
+    store.db.insert(place, b"\x07 is no tag").unwrap();
+    store.close();
     let store = SledStore::open(&versions, 1 << 20, 1_000).unwrap();
     says_so(store.newest(b"a", Timestamp(1)).unwrap_err());
     let walked = store.walk(

@@ -145,6 +145,48 @@ async fn the_nearest_journal_node_is_followed_again_once_it_has_come_as_far() {
 }
 
 #[tokio::test]
+async fn a_journal_node_that_is_behind_is_left_for_one_that_knows_what_reads_wait_for() {
+    let world = World::new();
+    let config = meridian_storage::Config {
+        feed_return_ms: 20,
+        ..world.config()
+    };
+    let node = world.start(config);
+    world.commit(AGO, &[("k", Some("1"))]);
+    let mut reader = node.reader().await;
+    assert_eq!(reader.get("k", AGO).await.unwrap().as_deref(), Some("1"));
+    // It is cut off from the owner of this range alone: other things are still fed.
+    world.journals[0].mood.send_replace(Mood::Behind);
+    world.commit(AGO + 1, &[("k", Some("2"))]);
+    assert!(world.journals[1].subscriptions().is_empty(), "nobody waits");
+    assert_eq!(reader.get("k", AGO + 1).await.unwrap().as_deref(), Some("2"));
+    assert_eq!(world.journals[1].subscriptions(), [1]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.journals[0].subscriptions(), [0], "not before it is in step");
+    world.journals[0].mood.send_replace(Mood::Well);
+    eventually("followed again", || world.journals[0].subscriptions() == [0, 2]).await;
+}
+
+#[tokio::test]
+async fn a_journal_node_that_is_being_rebuilt_is_passed_over_until_it_is_whole() {
+    let world = World::new();
+    world.commit(AGO, &[("k", Some("1"))]);
+    world.journals[0].mood.send_replace(Mood::Rebuilt);
+    let config = meridian_storage::Config {
+        feed_return_ms: 20,
+        ..world.config()
+    };
+    let node = world.start(config);
+    let mut reader = node.reader().await;
+    assert_eq!(reader.get("k", AGO).await.unwrap().as_deref(), Some("1"));
+    assert_eq!(world.journals[0].subscriptions(), []);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.journals[0].subscriptions(), []);
+    world.journals[0].mood.send_replace(Mood::Well);
+    eventually("followed", || world.journals[0].subscriptions() == [1]).await;
+}
+
+#[tokio::test]
 async fn a_gap_in_a_feed_is_never_skipped() {
     let world = World::new();
     world.journals[0].mood.send_replace(Mood::Skips(2));

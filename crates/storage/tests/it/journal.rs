@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::Stream;
 use meridian_protocol::closing::{Closure, FeedGate};
@@ -60,6 +61,10 @@ pub enum Mood {
     Well,
     /// Feeds nothing, without a word.
     Silent,
+    /// Feeds nothing of use, again and again, and is behind the others: other streams go on there.
+    Behind,
+    /// Is filled again after its disk was lost; feeds nothing.
+    Rebuilt,
     /// Refuses, and ends what is open.
     Down,
     /// Leaves the entry with this lsn out.
@@ -101,18 +106,20 @@ impl FakeJournal {
             }
             length.borrow_and_update();
             let mut events = Vec::new();
-            while current != Mood::Silent
+            while !matches!(current, Mood::Silent | Mood::Behind | Mood::Rebuilt)
                 && let Some(fact) = self.log.get(next)
             {
                 next += 1;
                 events.extend(pass(&mut gate, fact, after, current));
             }
-            if !events.is_empty() && out.send(Ok(FeedBatch { events })).await.is_err() {
+            let chatters = current == Mood::Behind;
+            if (chatters || !events.is_empty()) && out.send(Ok(FeedBatch { events })).await.is_err() {
                 return;
             }
             tokio::select! {
                 _ = length.changed() => {}
                 _ = mood.changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(10)), if chatters => {}
                 () = out.closed() => return,
             }
         }
@@ -192,7 +199,8 @@ impl Journal for FakeJournal {
 
     /// A node that is not well has not come as far as the others.
     async fn state(&self, request: Request<StateRequest>) -> Result<Response<StateResponse>, Status> {
-        let is_well = *self.mood.borrow() == Mood::Well;
+        let mood = *self.mood.borrow();
+        let is_well = mood == Mood::Well;
         let state = |stream| StreamState {
             stream,
             committed_lsn: if is_well { self.log.last_lsn() } else { 0 },
@@ -200,6 +208,7 @@ impl Journal for FakeJournal {
         };
         Ok(Response::new(StateResponse {
             streams: request.into_inner().streams.into_iter().map(state).collect(),
+            rejoining: mood == Mood::Rebuilt,
             ..StateResponse::default()
         }))
     }

@@ -132,6 +132,20 @@ impl Adjudicator for FakeOwner {
     async fn attempt_outcome(&self, _: Request<AttemptQuery>) -> Result<Response<OutcomeAnswer>, Status> {
         Err(Status::unimplemented("not played in these tests"))
     }
+    async fn ready(
+        &self,
+        _: Request<meridian_rpc::internal::ReadyRequest>,
+    ) -> Result<Response<meridian_rpc::internal::ReadyResponse>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
+    async fn hand_over(
+        &self,
+        _: Request<Streaming<meridian_rpc::internal::HandOverPart>>,
+    ) -> Result<Response<meridian_rpc::internal::HandOverAnswer>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
     async fn exchange(
         &self,
         _: Request<Streaming<meridian_rpc::internal::ExchangeBatch>>,

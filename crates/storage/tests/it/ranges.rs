@@ -5,7 +5,7 @@ use std::sync::Arc;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::storage_read::Read;
 use meridian_rpc::internal::{ClosedQuery, ScanKeys, StorageRead};
-use meridian_types::{KeyRange, RangeId, RangeMap, RangeMapEntry, StreamId};
+use meridian_types::{End, KeyRange, Lsn, RangeId, RangeMap, RangeMapEntry, StreamId, Timestamp};
 
 use crate::owner::Manner;
 use crate::world::{NOW, World, eventually, get};
@@ -90,6 +90,41 @@ async fn a_new_map_is_followed_from_the_positions_reached() {
     );
     let mut reader = node.reader().await;
     assert_eq!(reader.get("a", AGO).await.unwrap().as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn reads_that_wait_for_a_range_that_is_split_go_on_with_its_successors() {
+    let world = World::new();
+    let node = world.start(world.config());
+    world.commit(AGO, &[("a", Some("1")), ("z", Some("2"))]);
+    eventually("applied", || node.applied_lsn() == 1).await;
+    // The old range is not closed any more: its owner has sealed it.
+    let owner = &world.owners[0];
+    owner.manner.send_replace(Manner::OnlyThrough(1));
+    let mut reader = node.reader().await;
+    let scan = StorageRead {
+        read: Some(Read::Scan(ScanKeys::default())),
+        ..get("", AGO)
+    };
+    let waiting = reader.send(vec![get("a", AGO), get("z", AGO), scan]).await;
+    eventually("asked for", || !owner.asked().is_empty()).await;
+    let map = world.map.borrow().split(&"m".into()).unwrap();
+    let end = End {
+        floor: Timestamp(AGO),
+        last: Lsn(1),
+        ..End::default()
+    };
+    let map = map.sealed(StreamId(1), end).unwrap();
+    let ranges: Vec<_> = map.entries.iter().map(|entry| entry.id.0).collect();
+    assert_eq!(ranges, [2, 3]);
+    world.map.send_replace(Arc::new(map));
+    owner.manner.send_replace(Manner::Closes);
+    for id in waiting {
+        reader.answer(id).await.unwrap();
+    }
+    assert!(node.closed() < AGO, "the old range was not closed");
+    // Reads that come later know no other ranges.
+    assert_eq!(reader.get("z", AGO).await.unwrap().as_deref(), Some("2"));
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meridian_rpc::Listener;
+use meridian_rpc::internal::ScanKeys;
 use meridian_storage::Config;
 use meridian_storage::store::{AppliedBatch, Direction, SledStore, VersionStore, VersionWrite};
 use meridian_types::{ClusterId, Key, KeyRange, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{NOW, World, eventually};
+use crate::world::{BOUND, NOW, World, eventually};
 
 #[tokio::test]
 async fn run_ends_when_told_to_and_says_why_when_it_ends_by_itself() {
@@ -48,6 +49,51 @@ async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
     let started = meridian_storage::start(config, env, owners, vec![], CancellationToken::new()).await;
     let error = started.err().unwrap().to_string();
     assert!(error.contains("storage.page_keys"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_with_some_keys_refuses_others_and_a_directory_that_lacks_some() {
+    const AT: u64 = NOW - 10 * BOUND;
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let start = async |from: &str, to: &str| {
+        let config = Config {
+            data_dir: dir.path().join("versions"),
+            keys: KeyRange::new(from.into(), to.into()),
+            ..world.config()
+        };
+        let started = world.try_start("st1", config).await;
+        started.map_err(|failure| failure.to_string())
+    };
+    let node = start("b", "m").await.unwrap();
+    world.commit(AT, &[("a", Some("1")), ("b", Some("2")), ("m", Some("3"))]);
+    world.close(AT);
+    let mut reader = node.reader().await;
+    assert_eq!(reader.get("b", AT).await, Ok(Some("2".to_owned())));
+    for key in ["a", "m"] {
+        let error = reader.get(key, AT).await.unwrap_err().to_string();
+        assert!(error.contains("holds keys from \"b\" to m only"), "{error}");
+    }
+    let page = ScanKeys {
+        start: "b".into(),
+        end: "z".into(),
+        ..ScanKeys::default()
+    };
+    assert!(reader.scan(AT, page).await.is_err());
+    drop(reader);
+    node.stop().await;
+
+    let error = start("a", "m").await.err().unwrap();
+    assert!(
+        error.contains("was filled with keys from \"b\" to \"m\" only"),
+        "{error}"
+    );
+    let node = start("c", "k").await.unwrap();
+    node.stop().await;
+    assert!(
+        start("b", "k").await.is_err(),
+        "what it held before may have changed since"
+    );
 }
 
 const KEYS: u64 = 40;

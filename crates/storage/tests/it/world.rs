@@ -19,7 +19,7 @@ use meridian_rpc::internal::{
 };
 use meridian_rpc::network::LocalNodes;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{Env, Identity, KvError, Network, Started, TcpDialer};
+use meridian_rpc::{Env, Identity, KvError, Network, ServiceFailure, Started, TcpDialer};
 use meridian_storage::Config;
 use meridian_storage::store::{MemoryStore, VersionStore};
 use meridian_types::{ClusterId, RangeMap, Timestamp};
@@ -149,15 +149,20 @@ impl World {
 
     /// A node on sled in `dir`.
     pub async fn start_in(&self, name: &'static str, dir: &Path) -> Node {
-        let (env, owners) = self.env(name);
-        let shutdown = CancellationToken::new();
-        let journals = vec!["j1".into(), "j2".into()];
         let config = Config {
             data_dir: dir.to_owned(),
             ..self.config()
         };
-        let started = meridian_storage::start(config, env.clone(), owners, journals, shutdown.clone()).await;
-        self.node(name, env, started.unwrap(), shutdown)
+        self.try_start(name, config).await.unwrap()
+    }
+
+    /// A node on sled where the configuration says, or why there is none.
+    pub async fn try_start(&self, name: &'static str, config: Config) -> Result<Node, ServiceFailure> {
+        let (env, owners) = self.env(name);
+        let shutdown = CancellationToken::new();
+        let journals = vec!["j1".into(), "j2".into()];
+        let started = meridian_storage::start(config, env.clone(), owners, journals, shutdown.clone());
+        Ok(self.node(name, env, started.await?, shutdown))
     }
 
     /// Appends a committed transaction.

@@ -7,10 +7,10 @@
 //! an old map meets a stream that is sealed, never one that orders other keys. A retired stream stays in the map: it answers for
 //! its transactions, and a new storage node reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{RangeMap, RangeMapEntry};
-use crate::{Key, KeyRange, Lsn, NodeName, RangeId, StreamId, Timestamp};
+use crate::{Key, KeyRange, Lsn, NodeName, RangeId, StreamId, Timestamp, TxnId};
 
 /// What is left of splits and merges, and those under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,24 @@ pub struct Origin {
     pub floor: Timestamp,
     /// The last entry of each source that can hold a transaction: every closure depends on it.
     pub after: Vec<(StreamId, Lsn)>,
+    /// Transactions that the sources have barred: whoever asked for their outcome without naming a home was told that no
+    /// stream commits them, and these streams took the sources' place.
+    pub barred: BTreeSet<TxnId>,
 }
+
+/// How a stream ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// At or above every commit, promise, closure and lease_end of it.
+    pub floor: Timestamp,
+    /// Its last entry that can hold a transaction.
+    pub last: Lsn,
+    /// The transactions that it has barred, of those that may still turn up.
+    pub barred: BTreeSet<TxnId>,
+}
+
+/// Bars that a stream may end with, at most: until enough of them are forgotten it waits. The map holds them.
+pub const MAX_CARRIED_BARS: usize = 4_096;
 
 /// A split or merge that waits until its sources are sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +69,8 @@ pub struct Reshape {
     pub sources: Vec<StreamId>,
     /// What takes their place, in order of keys.
     pub targets: Vec<RangeMapEntry>,
-    /// Of the sources that are sealed: at which floor, after which entry.
-    pub sealed: BTreeMap<StreamId, (Timestamp, Lsn)>,
+    /// Of the sources that are sealed: how.
+    pub sealed: BTreeMap<StreamId, End>,
 }
 
 /// Why a map cannot be changed as asked.
@@ -61,13 +78,16 @@ pub struct Reshape {
 #[error("{0}")]
 pub struct ChangeRefused(pub String);
 
-fn refused<T>(why: impl Into<String>) -> Result<T, ChangeRefused> {
+pub(super) fn refused<T>(why: impl Into<String>) -> Result<T, ChangeRefused> {
     Err(ChangeRefused(why.into()))
 }
 
 impl RangeMap {
     /// The node is to own the range, if it is one of its candidates. Its present owner hands over.
     pub fn moved(&self, range: RangeId, to: &NodeName) -> Result<Self, ChangeRefused> {
+        if self.is_drained(to) {
+            return refused(format!("{to} is in a region that is drained"));
+        }
         let mut next = self.next();
         let Some(entry) = next.entries.iter_mut().find(|entry| entry.id == range) else {
             return refused(format!("there is no range {range}"));
@@ -141,10 +161,9 @@ impl RangeMap {
         Ok(next)
     }
 
-    /// A source of a split or merge is sealed, at this floor, with no transaction after `last`. When all are, the targets take their
-    /// place. The same map when that is known already.
-    pub fn sealed(&self, stream: StreamId, floor: Timestamp, last: Lsn) -> Result<Self, ChangeRefused> {
-        if self.reshaping.retired.contains_key(&stream) {
+    /// A source of a split or merge is sealed. When all are, the targets take their place. The same map when that is known already.
+    pub fn sealed(&self, stream: StreamId, end: End) -> Result<Self, ChangeRefused> {
+        if self.is_retired(stream) {
             return Ok(self.clone());
         }
         let Some(place) = self.pending_place(stream) else {
@@ -155,7 +174,7 @@ impl RangeMap {
         if pending.sealed.contains_key(&stream) {
             return Ok(self.clone());
         }
-        pending.sealed.insert(stream, (floor, last));
+        pending.sealed.insert(stream, end);
         if pending.sealed.len() == pending.sources.len() {
             next.finish(place);
         }
@@ -164,12 +183,14 @@ impl RangeMap {
 
     fn finish(&mut self, place: usize) {
         let done = self.reshaping.pending.remove(place);
-        let floors = done.sealed.values().map(|(floor, _)| *floor);
+        let floors = done.sealed.values().map(|end| end.floor);
+        let barred = done.sealed.values().flat_map(|end| end.barred.iter().copied());
         let mut origin = Origin {
             floor: floors.max().unwrap_or_default(),
             after: Vec::new(),
+            barred: barred.collect(),
         };
-        for (stream, (_, last)) in &done.sealed {
+        for (stream, End { last, .. }) in &done.sealed {
             // What a source depended on, its successor's closures depend on too.
             let before = self.reshaping.origins.get(stream);
             origin
@@ -192,7 +213,7 @@ impl RangeMap {
                     last: done
                         .sealed
                         .get(&entry.stream)
-                        .map(|(_, last)| *last)
+                        .map(|end| end.last)
                         .unwrap_or_default(),
                 },
             );
@@ -214,7 +235,7 @@ impl RangeMap {
         pending.position(|reshape| reshape.sources.contains(&stream))
     }
 
-    fn next(&self) -> Self {
+    pub(super) fn next(&self) -> Self {
         let mut next = self.clone();
         next.version = next.version.saturating_add(1);
         next
@@ -243,6 +264,14 @@ mod tests {
         RangeMap::divided([Key::from("m")], |_| ["a", "b", "c"].map(NodeName::from).to_vec())
     }
 
+    fn end(floor: u64, last: u64) -> End {
+        End {
+            floor: Timestamp(floor),
+            last: Lsn(last),
+            barred: BTreeSet::new(),
+        }
+    }
+
     fn shape(map: &RangeMap) -> String {
         let entries = map.entries.iter();
         let shown = entries.map(|entry| format!("{}@{}{:?}", entry.id, entry.stream, entry.keys.start.0));
@@ -269,12 +298,13 @@ mod tests {
         assert_eq!(pending.entries, map().entries, "served as before until then");
         assert!(pending.split(&"g".into()).is_err(), "one at a time");
         assert!(pending.split(&"m".into()).is_err(), "nothing to split");
-        let done = pending.sealed(StreamId(1), Timestamp(9), Lsn(5)).unwrap();
+        let done = pending.sealed(StreamId(1), end(9, 5)).unwrap();
         assert_eq!(shape(&done), r#"r3@s3b"" r4@s4b"f" r2@s2b"m""#);
         assert_eq!(done.lookup(&"e".into()).unwrap().keys.end, Some(Key::from("f")));
         let origin = Origin {
             floor: Timestamp(9),
             after: vec![(StreamId(1), Lsn(5))],
+            barred: BTreeSet::new(),
         };
         assert_eq!(done.reshaping.origins[&StreamId(4)], origin);
         assert!(done.reshaping.pending.is_empty());
@@ -285,24 +315,24 @@ mod tests {
             "it still answers for its transactions"
         );
         assert_eq!(
-            done.sealed(StreamId(1), Timestamp(9), Lsn(5)),
+            done.sealed(StreamId(1), end(9, 5)),
             Ok(done.clone()),
             "said twice"
         );
-        assert!(done.sealed(StreamId(2), Timestamp(9), Lsn(5)).is_err());
+        assert!(done.sealed(StreamId(2), end(9, 5)).is_err());
     }
 
     #[test]
     fn a_merge_waits_for_both_and_begins_above_both() {
         let split = map().split(&"f".into()).unwrap();
-        let split = split.sealed(StreamId(1), Timestamp(30), Lsn(5)).unwrap();
+        let split = split.sealed(StreamId(1), end(30, 5)).unwrap();
         assert!(split.merge(&"".into()).is_err());
         assert!(split.merge(&"x".into()).is_err());
         let pending = split.merge(&"m".into()).unwrap();
-        let half = pending.sealed(StreamId(2), Timestamp(10), Lsn(7)).unwrap();
+        let half = pending.sealed(StreamId(2), end(10, 7)).unwrap();
         assert_eq!(half.entries, split.entries);
-        assert_eq!(half.sealed(StreamId(2), Timestamp(10), Lsn(7)), Ok(half.clone()));
-        let done = half.sealed(StreamId(4), Timestamp(40), Lsn(8)).unwrap();
+        assert_eq!(half.sealed(StreamId(2), end(10, 7)), Ok(half.clone()));
+        let done = half.sealed(StreamId(4), end(40, 8)).unwrap();
         assert_eq!(shape(&done), r#"r3@s3b"" r5@s5b"f""#);
         assert_eq!(done.entries[1].keys.end, None);
         let origin = Origin {
@@ -312,11 +342,30 @@ mod tests {
                 (StreamId(2), Lsn(7)),
                 (StreamId(4), Lsn(8)),
             ],
+            barred: BTreeSet::new(),
         };
         assert_eq!(done.reshaping.origins[&StreamId(5)], origin);
         assert_eq!(
             done.split(&"g".into()).unwrap().reshaping.pending[0].targets[0].stream,
             StreamId(6)
         );
+    }
+
+    #[test]
+    fn what_a_source_has_barred_all_its_successors_bar() {
+        let txn = |number| TxnId(uuid::Uuid::from_u128(number));
+        let barring = |floor, last, txns: &[u128]| End {
+            barred: txns.iter().copied().map(txn).collect(),
+            ..end(floor, last)
+        };
+        let split = map().split(&"f".into()).unwrap();
+        let split = split.sealed(StreamId(1), barring(30, 5, &[7])).unwrap();
+        let barred = |map: &RangeMap, stream| map.reshaping.origins[&StreamId(stream)].barred.clone();
+        assert_eq!(barred(&split, 3), BTreeSet::from([txn(7)]));
+        assert_eq!(barred(&split, 4), BTreeSet::from([txn(7)]));
+        let merge = split.merge(&"m".into()).unwrap();
+        let half = merge.sealed(StreamId(2), barring(10, 7, &[8])).unwrap();
+        let done = half.sealed(StreamId(4), barring(40, 8, &[7, 9])).unwrap();
+        assert_eq!(barred(&done, 5), [7, 8, 9].map(txn).into());
     }
 }

@@ -48,6 +48,39 @@ fn unknown_fields_and_wrong_types_are_refused_with_their_line() {
 }
 
 #[test]
+fn metrics_need_an_address_of_their_own() {
+    let with = |first: &str, second: &str| {
+        let text = GOOD.replace(
+            "data_dir = \"j1\"",
+            &format!("data_dir = \"j1\"\nmetrics = {first:?}"),
+        );
+        problems(&text.replace(
+            "data_dir = \"s1\"",
+            &format!("data_dir = \"s1\"\nmetrics = {second:?}"),
+        ))
+    };
+    assert_eq!(with("0.0.0.0:9400", "0.0.0.0:9401"), Vec::<String>::new());
+    let found = with("127.0.0.1:9400", "127.0.0.1:9400");
+    let expected = "line 17: error: node \"s1\", metrics: node \"j1\" of the same machine has this address already: choose another port";
+    assert_eq!(found, [expected]);
+    for wrong in ["9400", ":9400", "127.0.0.1:0", "127.0.0.1:http"] {
+        let found = with(wrong, "127.0.0.1:9400");
+        assert!(
+            found.len() == 1 && found[0].starts_with("line 10: error: node \"j1\", metrics"),
+            "{found:?}"
+        );
+    }
+    for own in ["127.0.0.1:7001", "0.0.0.0:7001"] {
+        let found = with(own, "127.0.0.1:9400");
+        assert!(
+            found.len() == 1 && found[0].contains("the node's own address"),
+            "{found:?}"
+        );
+    }
+    assert_eq!(with("127.0.0.2:7001", "127.0.0.1:9400"), Vec::<String>::new());
+}
+
+#[test]
 fn duplicates_are_named_with_line_and_partner() {
     let found = problems(&GOOD.replace("7002", "7001"));
     let expected = "line 13: error: node \"s1\", address: node \"j1\" has this address already: every node needs its own";
@@ -298,5 +331,52 @@ fn the_examples_are_fit_for_use() {
         include_str!("../../../../../deploy/regions/cluster.toml"),
     ] {
         assert_eq!(problems(text), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_storage_nodes_of_a_region_hold_all_keys_between_them() {
+    let with = |first: &str, second: &str| {
+        problems(&format!(
+            "[cluster]\n[[node]]\nname = \"j1\"\naddress = \"h:1\"\nroles = [\"journal\", \"adjudicator\", \"query\", \"router\"]\n\
+             data_dir = \"a\"\n[[node]]\nname = \"s1\"\naddress = \"h:2\"\nroles = [\"storage\"]\ndata_dir = \"b\"\n{first}\n\
+             [[node]]\nname = \"s2\"\naddress = \"h:3\"\nroles = [\"storage\"]\ndata_dir = \"c\"\n{second}\n"
+        ))
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(with("", ""), none);
+    assert_eq!(
+        with("storage_keys = { to = 'm' }", "storage_keys = { from = 'k' }"),
+        none
+    );
+    assert_eq!(with("storage_keys = { from = 'k', to = 'm' }", ""), none);
+    for (first, second, says) in [
+        (
+            "storage_keys = { to = 'k' }",
+            "storage_keys = { from = 'm' }",
+            "holds key k:",
+        ),
+        (
+            "storage_keys = { from = 'a' }",
+            "storage_keys = { from = 'k' }",
+            "holds key :",
+        ),
+        (
+            "storage_keys = { to = 'k' }",
+            "storage_keys = { to = 'z' }",
+            "holds key z:",
+        ),
+        (
+            "storage_keys = { from = 'm', to = 'k' }",
+            "",
+            "ends before it begins",
+        ),
+        (r"storage_keys = { from = '\q' }", "", "an escape is malformed"),
+    ] {
+        let found = with(first, second);
+        assert!(
+            found.iter().any(|problem| problem.contains(says)),
+            "{first} {second}: {found:?}"
+        );
     }
 }

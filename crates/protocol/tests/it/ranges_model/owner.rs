@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use meridian_protocol::adjudication::{Adjudication, AdjudicationLimits, Opening};
+use meridian_protocol::adjudication::{Adjudication, AdjudicationLimits, HandedOver, Opening};
 use meridian_protocol::takeover::RecoveredLog;
-use meridian_types::{Epoch, Interval, Lsn, RangeId, StreamId, Timestamp};
+use meridian_types::{Epoch, Interval, Lsn, Position, RangeId, StreamId, Timestamp};
 
 use super::oracle::{Entry, Record};
 
@@ -30,6 +30,8 @@ pub struct Owner {
     pub ahead: u64,
     pub lease_asked: Timestamp,
     pub raises: Vec<Raise>,
+    /// It goes on with its predecessor's state.
+    pub was_handed: bool,
 }
 
 impl Owner {
@@ -68,16 +70,20 @@ impl Owner {
     }
 }
 
-/// R18: opens with what the log tells.
+/// R18: opens with what the log tells, or with what was handed over if that fits.
 pub fn open(
     stream: usize,
     streams: usize,
     epoch: Epoch,
     mut log: Vec<Entry>,
-    now: u64,
-    ahead: u64,
+    (now, ahead): (u64, u64),
     limits: AdjudicationLimits,
+    handed: Option<&HandedOver>,
 ) -> Owner {
+    let adopted = Position {
+        epoch: log.last().map(|entry| entry.epoch).unwrap_or_default(),
+        lsn: Lsn(log.len() as u64),
+    };
     let mut recovered = RecoveredLog::default();
     for (index, entry) in log.iter().enumerate() {
         let lsn = Lsn(index as u64 + 1);
@@ -102,7 +108,15 @@ pub fn open(
         outcome_low: Timestamp::ZERO,
     };
     let others = (0..streams).map(|other| StreamId(other as u64 + 1));
-    let mut real = Adjudication::open(opening, limits).with_streams(others);
+    let taken = handed.and_then(|handed| Adjudication::take_over(opening, adopted, limits, handed));
+    let was_handed = taken.is_some();
+    let mut real = match taken {
+        Some(mut real) => {
+            real.on_map_durable(others);
+            real
+        }
+        None => Adjudication::open(opening, limits).with_streams(others),
+    };
     for (index, entry) in log.iter().enumerate() {
         let lsn = Lsn(index as u64 + 1);
         match &entry.record {
@@ -119,5 +133,6 @@ pub fn open(
         ahead,
         lease_asked: end,
         raises: Vec::new(),
+        was_handed,
     }
 }

@@ -29,8 +29,8 @@ const ADJUDICATOR: &str = "adjudicator";
 pub(crate) async fn change(router: &Router, request: ChangeRangesRequest) -> KvResult<u64> {
     let request = ChangeRequest {
         change: Some(to_internal(router, request)?),
-        // It does not compare it with the map that it knows.
-        known_version: 0,
+        // So an owner of the map that was replaced, and does not know it, does not refuse by a map that is no longer so.
+        known_version: router.map.borrow().version,
     };
     let mut open: VecDeque<NodeName> = adjudicators(router).into_iter().map(|(node, _)| node).collect();
     let mut last = "there is none".to_owned();

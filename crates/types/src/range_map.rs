@@ -68,12 +68,15 @@ impl RangeMap {
                 candidates: candidates(index),
             });
         Self {
-            version: 1,
+            version: Self::CONFIGURED,
             entries: entries.collect(),
             reshaping: Reshaping::default(),
             drained: BTreeMap::new(),
         }
     }
+
+    /// The version of a map that stands nowhere but in the configuration: each node makes it from its own file.
+    pub const CONFIGURED: u64 = 1;
 
     /// The range that holds the key.
     pub fn lookup(&self, key: &Key) -> Option<&RangeMapEntry> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use meridian_client::Client;
 use meridian_e2e::load::Load;
-use meridian_e2e::{Cluster, RegionLayout};
+use meridian_e2e::{Cluster, RegionLayout, until_owned};
 
 const RANGES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,5 +95,39 @@ async fn a_region_gets_new_nodes_and_loses_its_old_ones() {
         seen.reads.succeeded,
         seen.by_hand.succeeded
     );
+    seen.assert_no_errors();
+}
+
+/// The range map is written down before nodes begin to disagree about the configuration; so it is what they all go by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adjudicator_is_added_and_another_one_taken_out() {
+    let mut cluster = Cluster::start_regions(RegionLayout {
+        ranges: RANGES,
+        ..RegionLayout::default()
+    })
+    .await;
+    let clients = [cluster.client_in("a"), cluster.client_in("b")];
+    let load = Load::start(&clients, RANGES);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!("adopt: {}", cluster.kv_cli("a", &["adopt"]).trim());
+
+    cluster.add_node("adjudicator-a2", "a", "adjudicator");
+    cluster.start_node("adjudicator-a2");
+    cluster.wait_until_ready("adjudicator-a2").await;
+    roll_out(&mut cluster).await;
+    println!("adopt: {}", cluster.kv_cli("a", &["adopt"]).trim());
+    for range in 1..=RANGES {
+        cluster.kv_cli("a", &["move", &range.to_string(), "adjudicator-a2"]);
+    }
+    until_owned(&clients[1], RANGES, |_, node| node == "adjudicator-a2").await;
+    println!("grown");
+
+    cluster.remove_node("adjudicator-a1");
+    roll_out(&mut cluster).await;
+    println!("adopt: {}", cluster.kv_cli("a", &["adopt"]).trim());
+    assert_eq!(cluster.stop("adjudicator-a1").await, Some(0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let seen = load.stop().await;
+    println!("{} appends", seen.written.acknowledged.len());
     seen.assert_no_errors();
 }

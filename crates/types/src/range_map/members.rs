@@ -45,6 +45,9 @@ impl RangeMap {
     }
 
     /// These are the adjudicators from now on: others own nothing, and new ones may own any range, after those of their region.
+    ///
+    /// The first time it is a change even if they are those of before: from then on nodes do not go by their own configuration, which
+    /// may differ while adjudicators are added.
     pub fn with_adjudicators(&self, adjudicators: &Adjudicators) -> Result<Self, ChangeRefused> {
         if adjudicators.is_empty() {
             return refused("a cluster needs an adjudicator");
@@ -72,7 +75,8 @@ impl RangeMap {
         if adjudicators.iter().all(|(node, _)| next.is_drained(node)) {
             return refused("all that are left are in drained regions");
         }
-        if next.entries == self.entries && next.reshaping == self.reshaping && next.drained == self.drained {
+        let is_written = self.version > Self::CONFIGURED;
+        if is_written && next.entries == self.entries && next.reshaping == self.reshaping && next.drained == self.drained {
             return Ok(self.clone());
         }
         Ok(next)
@@ -167,6 +171,15 @@ mod tests {
         let other = map().with_adjudicators(&adjudicators(&["c1"])).unwrap();
         assert_eq!(order(&other, 1), "c1", "somebody must be there");
         assert!(map().with_adjudicators(&Adjudicators::new()).is_err());
+    }
+
+    #[test]
+    fn the_configured_map_is_written_down_when_adjudicators_are_adopted() {
+        let same = adjudicators(&["a1", "a2", "b1", "b2"]);
+        let written = map().with_adjudicators(&same).unwrap();
+        assert_eq!(written.version, RangeMap::CONFIGURED + 1);
+        assert_eq!(written.entries, map().entries);
+        assert_eq!(written.with_adjudicators(&same), Ok(written.clone()), "said twice");
     }
 
     #[test]

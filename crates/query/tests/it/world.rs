@@ -253,6 +253,7 @@ impl Core {
             commit: commit.0,
             lsn: lsn.0,
             epoch: self.epoch.0,
+            trace: None,
         })
     }
 

@@ -209,7 +209,13 @@ impl HomeCall<'_> {
             ..hop
         };
         let journal = |depth, beside| Hop {
-            by: trace.journals.iter().take(MAX_JOURNALS).cloned().map(name).collect(),
+            by: trace
+                .journals
+                .iter()
+                .take(MAX_JOURNALS)
+                .cloned()
+                .map(name)
+                .collect(),
             beside,
             ..here(us(Kind::Journal, depth, trace.journal_us))
         };
@@ -264,7 +270,9 @@ fn with_network(
     parts: impl IntoIterator<Item = (Kind, u64)>,
 ) -> impl Iterator<Item = Hop> {
     let parts: Vec<_> = parts.into_iter().collect();
-    let inner = parts.iter().fold(0_u64, |sum, (_, part)| sum.saturating_add(*part));
+    let inner = parts
+        .iter()
+        .fold(0_u64, |sum, (_, part)| sum.saturating_add(*part));
     let network = (Kind::Network, micros(whole).saturating_sub(inner));
     let all = parts.into_iter().chain([network]);
     all.map(move |(kind, part)| us(kind, depth, part))

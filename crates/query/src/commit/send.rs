@@ -214,10 +214,7 @@ impl Processor {
         let waited = waited.unwrap_or(whole);
         call.prepared.span.add(|| {
             let collected = whole.saturating_sub(waited);
-            vec![
-                hop(Kind::CommitWait, 1, waited),
-                hop(Kind::Collect, 1, collected),
-            ]
+            vec![hop(Kind::CommitWait, 1, waited), hop(Kind::Collect, 1, collected)]
         });
     }
 

@@ -450,6 +450,7 @@ impl Storage for FakeStorage {
                                     replies: vec![StorageReadReply {
                                         id,
                                         result: Some(result),
+                                        trace: None,
                                     }],
                                 });
                         let _ = sender.send(reply).await;

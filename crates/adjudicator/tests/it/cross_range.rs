@@ -221,7 +221,9 @@ async fn a_transaction_of_two_ranges_is_one_record_and_both_ranges_know() {
 async fn what_a_traced_commit_waited_for_is_told_with_it() {
     let mut world = World::start().await;
     let delay = Duration::from_millis(30);
-    world.cluster.journals[1..].iter().for_each(|journal| journal.set_delay(delay));
+    world.cluster.journals[1..]
+        .iter()
+        .for_each(|journal| journal.set_delay(delay));
     let txn = world.txn("a", "x");
     let sent = Instant::now();
     let at_home = world.send_home(&txn).await;

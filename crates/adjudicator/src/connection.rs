@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tonic::Streaming;
 
 use crate::context::Context;
+use crate::measured::Measured;
 use crate::registry::Registry;
 use crate::request::{ReplyTo, overloaded, wrong_epoch};
 use check::{Checked, check_decide, check_prepare};
@@ -42,13 +43,13 @@ pub(crate) async fn run(
             }
         };
         for request in batch.requests {
-            let Some(reply) = reserve(&ctx, &answers, request.id).await else {
+            let Some(reply) = reserve(&ctx, &answers, request.id, request.trace).await else {
                 return;
             };
             admit(&registry, check_decide(&ctx, request), reply);
         }
         for request in batch.prepares {
-            let Some(reply) = reserve(&ctx, &answers, request.id).await else {
+            let Some(reply) = reserve(&ctx, &answers, request.id, request.trace).await else {
                 return;
             };
             admit(&registry, check_prepare(&ctx, request), reply);
@@ -57,7 +58,13 @@ pub(crate) async fn run(
 }
 
 /// A place for the answer. It waits when too many of this connection are not answered: then its requests are not read either.
-async fn reserve(ctx: &Context, answers: &mpsc::Sender<Decision>, id: u64) -> Option<ReplyTo> {
+async fn reserve(
+    ctx: &Context,
+    answers: &mpsc::Sender<Decision>,
+    id: u64,
+    is_traced: bool,
+) -> Option<ReplyTo> {
+    let measured = is_traced.then(|| Box::new(Measured::new()));
     let queue = answers.clone();
     let place = answers.clone().reserve_owned().await.ok()?;
     Some(ReplyTo {
@@ -65,6 +72,7 @@ async fn reserve(ctx: &Context, answers: &mpsc::Sender<Decision>, id: u64) -> Op
         place,
         queue,
         figures: ctx.figures.clone(),
+        measured,
     })
 }
 

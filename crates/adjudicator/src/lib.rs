@@ -20,6 +20,7 @@ mod figures;
 mod handed;
 mod journals;
 mod link;
+mod measured;
 mod meta;
 mod records;
 mod registry;

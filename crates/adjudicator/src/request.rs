@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::figures::Figures;
+use crate::measured::Measured;
 use crate::meta::ChangeOf;
 use bytes::Bytes;
 use meridian_protocol::adjudication::{HandedOver, Refusal};
 use meridian_rpc::internal::refused::Reason;
 use meridian_rpc::internal::{
     ChangeResponse, CloseThroughResponse, Committed, Decided, Decision, HandOverAnswer, LocateResponse,
-    OutcomeAnswer, RaiseFloorResponse, Refused, Unknown, Voted, decision,
+    OutcomeAnswer, RaiseFloorResponse, Refused, Unknown, Voted, VoterTrace, decision,
 };
 use meridian_types::{Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, StreamId, Timestamp};
 use tokio::sync::mpsc::OwnedPermit;
@@ -60,6 +61,8 @@ pub(crate) struct ReplyTo {
     pub(crate) queue: mpsc::Sender<Decision>,
     /// Which count the answers.
     pub(crate) figures: Arc<Figures>,
+    /// Of a request that is traced.
+    pub(crate) measured: Option<Box<Measured>>,
 }
 
 impl ReplyTo {
@@ -78,9 +81,9 @@ impl ReplyTo {
         });
     }
 
-    pub(crate) fn voted(self) {
+    pub(crate) fn voted(self, trace: Option<VoterTrace>) {
         self.figures.count_answer("voted");
-        self.send(decision::Result::Voted(Voted {}));
+        self.send(decision::Result::Voted(Voted { trace }));
     }
 
     pub(crate) fn committed(self, committed: Committed) {

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::options::Isolation;
 use crate::outcome::{Outcome, resolve_commit};
 use crate::session::Failure;
+use crate::trace::{self, Trace};
 use crate::transaction::Committed;
 use crate::txn::{Versioned, check_key, check_limit};
 
@@ -24,10 +25,11 @@ pub struct Execute {
     preconditions: Vec<v1::Precondition>,
     reads: Vec<Key>,
     writes: Vec<(Key, Option<Bytes>)>,
+    trace: bool,
 }
 
 /// What an [`Execute`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Executed {
     /// What the reads found, in their order, before the writes. Empty when the answer was lost and the
     /// outcome had to be asked for: see `values_known`.
@@ -36,12 +38,21 @@ pub struct Executed {
     pub values_known: bool,
     /// The commit.
     pub committed: Committed,
+    /// Where its time went, if that was asked for ([`Execute::traced`]) and the answer was not lost: of the attempt that succeeded.
+    pub trace: Option<Trace>,
 }
 
 impl Execute {
     /// Does nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Measures what each step waits for: see [`Executed::trace`].
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.trace = true;
+        self
     }
 
     /// Checks everything that is read at commit as well.
@@ -134,6 +145,7 @@ impl Execute {
             preconditions: self.preconditions.clone(),
             reads: self.reads.iter().map(|key| key.0.clone()).collect(),
             mutations: self.writes.iter().map(mutation).collect(),
+            trace: self.trace,
         }
     }
 
@@ -152,8 +164,9 @@ impl Execute {
             home: None,
         };
         let request = self.to_request(txn.to_bytes(), min_start);
+        let began = Instant::now();
         let doubt = match session.call(0, deadline, Op::Execute(request)).await {
-            Ok(Reply::Executed(executed)) => return Ok(finished(executed, token)),
+            Ok(Reply::Executed(executed)) => return Ok(finished(executed, token, began)),
             Ok(_) => KvError::internal("a transaction was answered with something else"),
             Err(Failure::Kv(error)) if error.is_definite() => return Err(error.into()),
             Err(Failure::Kv(error)) => error,
@@ -173,6 +186,7 @@ impl Execute {
                 values: Vec::new(),
                 values_known: false,
                 committed: Committed { timestamp, token },
+                trace: None,
             }),
             Outcome::Aborted => Err(KvError::Aborted {
                 why: doubt.to_string(),
@@ -183,7 +197,7 @@ impl Execute {
     }
 }
 
-fn finished(executed: v1::ExecuteResponse, token: CommitToken) -> Executed {
+fn finished(executed: v1::ExecuteResponse, token: CommitToken, began: Instant) -> Executed {
     let told = executed.token.as_ref().and_then(|told| told.try_into().ok());
     Executed {
         values: executed.values.into_iter().map(Versioned::from_proto).collect(),
@@ -192,5 +206,6 @@ fn finished(executed: v1::ExecuteResponse, token: CommitToken) -> Executed {
             timestamp: Timestamp(executed.commit_timestamp),
             token: told.unwrap_or(token),
         },
+        trace: trace::of_execute(began, executed.trace),
     }
 }

@@ -48,6 +48,7 @@ mod outcome;
 mod pool;
 mod scan;
 mod session;
+mod trace;
 mod transaction;
 mod transport;
 mod trouble;
@@ -61,6 +62,7 @@ pub use execute::{Execute, Executed};
 pub use options::{Isolation, Predicate, ScanOptions, TxnOptions};
 pub use outcome::Outcome;
 pub use scan::{Row, Scan};
+pub use trace::{Hop, HopKind, Trace};
 pub use transaction::{Committed, Transaction};
 pub use txn::{Snapshot, Txn, Versioned};
 

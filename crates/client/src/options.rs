@@ -35,6 +35,9 @@ pub struct TxnOptions {
     /// How long a `transact` with all its retries, or each single call of a transaction that was begun by
     /// hand, may take. `None`: the client's deadline.
     pub deadline: Option<Duration>,
+    /// Measure what each step waits for: [`Txn::trace`](crate::Txn::trace) tells after the commit. Costs some bytes in every message of
+    /// the transaction, and may make its commit wait for measurements that are not there yet.
+    pub trace: bool,
 }
 
 impl TxnOptions {
@@ -72,6 +75,13 @@ impl TxnOptions {
         }
     }
 
+    /// The same, measured: see [`Txn::trace`](crate::Txn::trace).
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.trace = true;
+        self
+    }
+
     pub(crate) fn to_begin(self, txn_id: Bytes) -> v1::BeginRequest {
         v1::BeginRequest {
             txn_id,
@@ -82,6 +92,7 @@ impl TxnOptions {
             // A staleness below a millisecond must not turn into "not used".
             max_staleness_ms: self.max_staleness.map_or(0, |limit| millis(limit).max(1)),
             idle_timeout_ms: self.idle_timeout.map_or(0, |limit| millis(limit).max(1)),
+            trace: self.trace,
         }
     }
 }

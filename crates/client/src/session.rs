@@ -194,17 +194,31 @@ impl Session {
 
     /// Sends an operation and waits for its only reply.
     pub(crate) async fn call(&self, txn: u64, deadline: Instant, op: Op) -> Result<Reply, Failure> {
+        self.call_numbered(txn, deadline, op).await.1
+    }
+
+    /// The same, with the operation's number; 0: it was not sent.
+    pub(crate) async fn call_numbered(
+        &self,
+        txn: u64,
+        deadline: Instant,
+        op: Op,
+    ) -> (u64, Result<Reply, Failure>) {
         let (sender, receiver) = oneshot::channel();
-        let id = self.send(txn, deadline, op, Some(Waiter::Once(sender))).await?;
+        let id = match self.send(txn, deadline, op, Some(Waiter::Once(sender))).await {
+            Ok(id) => id,
+            Err(failure) => return (0, Err(failure)),
+        };
         let _forget = Forget {
             shared: &self.shared,
             id,
         };
-        match timeout_at(deadline + GRACE, receiver).await {
+        let answer = match timeout_at(deadline + GRACE, receiver).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(self.shared.failure()),
             Err(_) => Err(Failure::Timeout),
-        }
+        };
+        (id, answer)
     }
 
     /// Sends an operation whose only reply may be picked up later.

@@ -70,7 +70,8 @@ impl Transaction {
     /// `OutcomeUnknown` says for certain that nothing was applied; that one carries the token to ask with.
     pub async fn commit(self) -> Result<Committed> {
         self.txn.open.check()?;
-        if self.txn.open.read_only {
+        // One that is traced asks all the same: the answer tells what its reads waited for.
+        if self.txn.open.read_only && self.txn.open.lock().calls.is_none() {
             // It commits by doing nothing (R7). Dropping it tells the server.
             let token = self.token();
             return Ok(Committed {
@@ -79,6 +80,7 @@ impl Transaction {
             });
         }
         let deadline = self.txn.open.deadline();
+        let began = Instant::now();
         // Two answers are due: the token, then the result.
         let (answers, mut replies) = mpsc::channel(4);
         let commit = Op::Commit(CommitRequest::default());
@@ -95,7 +97,7 @@ impl Transaction {
             Err(failure) => return Err(self.txn.open.failed(failure, "sending the commit")),
         };
         self.txn.open.lock().ended = true;
-        let answer = self.await_commit(&mut replies, deadline).await;
+        let answer = self.await_commit(&mut replies, deadline, began).await;
         session.forget(id);
         match answer {
             Ok(timestamp) => {
@@ -114,12 +116,17 @@ impl Transaction {
         &self,
         replies: &mut mpsc::Receiver<Result<Reply, Failure>>,
         deadline: Instant,
+        began: Instant,
     ) -> Result<Timestamp, Failure> {
         loop {
             match timeout_at(deadline, replies.recv()).await {
                 Ok(Some(Ok(Reply::Committing(token)))) => self.txn.open.lock().learn(Some(&token)),
                 Ok(Some(Ok(Reply::Committed(committed)))) => {
-                    self.txn.open.lock().learn(committed.token.as_ref());
+                    let mut state = self.txn.open.lock();
+                    state.learn(committed.token.as_ref());
+                    if let Some(calls) = &mut state.calls {
+                        calls.note_commit(began, committed.trace);
+                    }
                     return Ok(Timestamp(committed.commit_timestamp));
                 }
                 Ok(Some(Err(failure))) => return Err(failure),

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::options::{ScanOptions, TxnOptions};
 use crate::scan::{Scan, wrong_answer};
 use crate::session::{Failure, Session};
+use crate::trace::{Calls, Trace};
 
 /// A value as a read found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,8 @@ impl Limit {
 pub(crate) struct State {
     pub(crate) token: CommitToken,
     snapshot: Option<Snapshot>,
+    /// What it waited for, if it is traced.
+    pub(crate) calls: Option<Calls>,
     began: Option<oneshot::Receiver<Result<Reply, Failure>>>,
     /// The last error after which the whole transaction may be run again.
     retryable: Option<KvError>,
@@ -199,6 +202,7 @@ impl Open {
         let state = State {
             token,
             snapshot: None,
+            calls: options.trace.then(Calls::default),
             began: None,
             retryable: None,
             dead: None,
@@ -235,6 +239,15 @@ impl Txn {
     /// How old what it read last is; `None` before that, and for a transaction at the present.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.open.lock().snapshot
+    }
+
+    /// Where its time went, if it was begun with [`TxnOptions::trace`]: each of its calls, and once its commit was answered what the
+    /// nodes did for it. Keep a clone of the `Txn` to ask after the commit.
+    ///
+    /// Every duration was measured by the monotonic clock of one node; what remains between an outer and the inner ones is the
+    /// network's.
+    pub fn trace(&self) -> Option<Trace> {
+        self.open.lock().calls.as_ref().map(Calls::trace)
     }
 
     /// Why the transaction cannot go on, if it cannot: it has to be run again.
@@ -378,11 +391,16 @@ impl Txn {
 
     async fn call(&self, op: Op, doing: &str) -> Result<Reply> {
         self.open.check()?;
-        self.open
+        let began = Instant::now();
+        let (operation, answer) = self
+            .open
             .session
-            .call(self.open.number, self.open.deadline(), op)
-            .await
-            .map_err(|failure| self.open.failed(failure, doing))
+            .call_numbered(self.open.number, self.open.deadline(), op)
+            .await;
+        if let Some(calls) = &mut self.open.lock().calls {
+            calls.note(operation, began);
+        }
+        answer.map_err(|failure| self.open.failed(failure, doing))
     }
 
     async fn post(&self, op: Op, doing: &str) -> Result<()> {

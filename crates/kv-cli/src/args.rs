@@ -155,6 +155,8 @@ pub enum Action {
         /// The token, as an error or a commit showed it: TXN:START:HOME.
         token: String,
     },
+    /// Do something in a transaction of its own, and say where its time went, hop by hop.
+    Trace(Trace),
     /// Measure puts and gets in a closed loop.
     Bench(Bench),
 }
@@ -255,6 +257,74 @@ impl FaultAction {
     }
 }
 
+/// `trace`.
+#[derive(Clone, Debug, Args)]
+pub struct Trace {
+    /// The same as --format json.
+    #[arg(long)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Traced,
+}
+
+/// What can be traced.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Traced {
+    /// Read a key.
+    Get {
+        /// The key, taken literally.
+        key: OsString,
+    },
+    /// Set a key.
+    Put {
+        /// The key, taken literally.
+        key: OsString,
+        /// Its new value, taken literally.
+        value: OsString,
+    },
+    /// Delete keys, all in one transaction.
+    Del {
+        /// The keys, taken literally.
+        #[arg(required = true)]
+        keys: Vec<OsString>,
+    },
+    /// Read the keys of a range.
+    Scan {
+        /// Which keys.
+        #[command(flatten)]
+        range: RangeArgs,
+    },
+    /// Count the keys of a range.
+    Count {
+        /// Which keys.
+        #[command(flatten)]
+        range: RangeArgs,
+    },
+}
+
+impl Traced {
+    fn command(&self) -> Result<Command, Failure> {
+        let command = match self {
+            Self::Get { key: name } => Command::Get {
+                key: key(name)?,
+                for_update: false,
+            },
+            Self::Put { key: name, value } => Command::Put {
+                key: key(name)?,
+                value: value.as_bytes().to_vec(),
+            },
+            Self::Del { keys } => Command::Delete(keys.iter().map(key).collect::<Result<_, _>>()?),
+            Self::Scan { range } => Command::Scan(Scan {
+                range: range.to_range(),
+                ..Scan::default()
+            }),
+            Self::Count { range } => Command::Count(range.to_range()),
+        };
+        command::traced(command)
+    }
+}
+
 /// `import`.
 #[derive(Clone, Debug, Args)]
 pub struct Import {
@@ -348,6 +418,7 @@ impl Action {
             Self::Region(RegionAction::Drain { region }) => vec![command::drain(region.clone())],
             Self::Region(RegionAction::Undrain { region }) => vec![command::undrain(region.clone())],
             Self::Adopt => vec![command::adopt()],
+            Self::Trace(trace) => vec![trace.action.command()?],
             Self::Status { watch: Some(_) }
             | Self::Dev(_)
             | Self::Shell

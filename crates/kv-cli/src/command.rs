@@ -76,10 +76,23 @@ pub enum Command {
     Bench(Duration),
     /// Change them.
     ChangeRanges(RangeChange),
+    /// Say where the time of a transaction goes.
+    Trace(Tracing),
     /// How to use the shell.
     Help,
     /// Leave the shell.
     Exit,
+}
+
+/// Of which transactions it is said where their time goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tracing {
+    /// Of all from now on.
+    On,
+    /// Of none.
+    Off,
+    /// Of the one that this runs or begins.
+    One(Box<Command>),
 }
 
 /// Which rows to read.
@@ -109,6 +122,8 @@ scan [PREFIX | START END] [limit N] [reverse] [keys]
 count [PREFIX | START END]         how many keys
 outcome TOKEN                      what became of a transaction
 status | ranges                    what runs where, who owns what
+trace COMMAND | on | off           where the time of a transaction went, hop by hop: of this one, of all, of none; at a begin:
+                                   told after its commit
 doctor                             what is wrong, or soon will be, and what to do
 region [NAME]                      read and write in another region; without a name: where one can be
 fault [cut|heal REGION|A-B|A>B] [kill|restart REGION|NODE]
@@ -145,6 +160,7 @@ pub const NAMES: &[&str] = &[
     "scan",
     "split",
     "status",
+    "trace",
 ];
 
 /// Reads one statement.
@@ -212,6 +228,7 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
         Some("move") => move_range(&rest.text("a range")?, rest.text("an adjudicator")?)?,
         Some("split") => Command::ChangeRanges(RangeChange::Split(rest.key()?.0)),
         Some("merge") => Command::ChangeRanges(RangeChange::Merge(rest.key()?.0)),
+        Some("trace") => trace(&mut rest)?,
         Some("help") => Command::Help,
         Some("exit" | "quit") => Command::Exit,
         _ => {
@@ -226,6 +243,38 @@ pub fn parse(words: &[Word]) -> Result<Command, Failure> {
         Some(word) => Err(
             Failure::usage(format!("{} is too much here", escape(&word.bytes)))
                 .advise("values with blanks are quoted; help shows what there is"),
+        ),
+    }
+}
+
+fn trace(rest: &mut Rest<'_>) -> Result<Command, Failure> {
+    if rest.take("on") {
+        return Ok(Command::Trace(Tracing::On));
+    }
+    if rest.take("off") {
+        return Ok(Command::Trace(Tracing::Off));
+    }
+    let command = match parse(rest.words) {
+        Err(failure) if rest.words.is_empty() => Err(failure.advise("trace on, trace off, or trace COMMAND")),
+        result => result,
+    }?;
+    rest.words = &[];
+    traced(command)
+}
+
+/// A command that runs or begins a transaction, to be traced.
+pub fn traced(command: Command) -> Result<Command, Failure> {
+    match command {
+        Command::Begin { .. }
+        | Command::Get { .. }
+        | Command::Put { .. }
+        | Command::Delete(_)
+        | Command::DeleteRange(_)
+        | Command::Scan(_)
+        | Command::Count(_) => Ok(Command::Trace(Tracing::One(Box::new(command)))),
+        _ => Err(
+            Failure::usage("only what runs or begins a transaction can be traced")
+                .advise("begin, get, put, del, delrange, scan, count; or trace on, for all that follows"),
         ),
     }
 }

@@ -19,6 +19,7 @@ pub mod ranges;
 pub mod shell;
 pub mod status;
 pub mod text;
+pub mod trace;
 pub mod transfer;
 mod watch;
 pub mod words;
@@ -53,8 +54,13 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn act(cli: Cli) -> Result<(), Failure> {
-    let Cli { global, action } = cli;
+    let Cli { mut global, action } = cli;
     let action = action.unwrap_or(Action::Shell);
+    if let Action::Trace(traced) = &action
+        && traced.json
+    {
+        global.format = Some(Format::Json);
+    }
     if global.execute.is_some() && !matches!(action, Action::Shell | Action::Dev(_)) {
         return Err(Failure::usage("-e goes with the shell and with dev only"));
     }

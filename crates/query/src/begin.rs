@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) min_start: Timestamp,
     pub(crate) snapshot: Snapshot,
     pub(crate) idle_timeout: Duration,
+    /// Measure what it waits for.
+    pub(crate) trace: bool,
 }
 
 impl Options {
@@ -90,6 +92,7 @@ impl Options {
             min_start,
             snapshot,
             idle_timeout: config.idle_timeout(request.idle_timeout_ms),
+            trace: request.trace,
         })
     }
 }

@@ -35,6 +35,7 @@ use std::time::Duration;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::internal::WriteSet;
+use meridian_rpc::v1::hop::Kind;
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{
     Attempt, CommitToken, Epoch, Key, KeyRange, NodeName, RangeMap, StreamId, Timestamp, Write,
@@ -44,6 +45,7 @@ use tokio::time::Instant;
 
 use crate::plan::Plan;
 use crate::processor::Processor;
+use crate::trace::Span;
 use crate::txn::{CommitStart, Committed, Ending, Txn, Work};
 
 pub(crate) use resolve::Asked;
@@ -71,6 +73,8 @@ pub(crate) struct Prepared {
     written: Vec<Key>,
     reads: Vec<KeyRange>,
     plan: Plan,
+    /// The commit, while it is measured.
+    span: Span,
 }
 
 impl Prepared {
@@ -132,6 +136,7 @@ impl Processor {
     /// Takes the transaction's writes for its commit and fixes its start (R1). A transaction that wrote nothing
     /// commits by doing nothing (R7): it read one snapshot, and is serializable as of that.
     pub(crate) async fn prepare_commit(&self, txn: &Arc<Txn>, deadline: Instant) -> KvResult<CommitStep> {
+        let span = txn.span(Kind::Commit);
         let CommitStart::Begins(work) = txn.begin_commit()? else {
             return Ok(CommitStep::Decided);
         };
@@ -141,13 +146,15 @@ impl Processor {
         };
         if work.buffer.is_empty() {
             let commit = Timestamp::ZERO;
+            // Recorded before anybody can ask for it.
+            drop(span);
             txn.end(Ok(Committed {
                 commit,
                 token: txn.token(),
             }));
             return Ok(CommitStep::Decided);
         }
-        match self.plan_commit(guard, work, deadline).await {
+        match self.plan_commit(guard, work, deadline, span).await {
             Ok(prepared) => Ok(CommitStep::Ready(Box::new(prepared))),
             Err(error) => {
                 txn.end(Err::<Committed, KvError>(error));
@@ -156,12 +163,19 @@ impl Processor {
         }
     }
 
-    async fn plan_commit(&self, guard: CommitGuard, work: Work, deadline: Instant) -> KvResult<Prepared> {
+    async fn plan_commit(
+        &self,
+        guard: CommitGuard,
+        work: Work,
+        deadline: Instant,
+        span: Span,
+    ) -> KvResult<Prepared> {
         let start = guard
             .txn
-            .start(self, &KeyRange::all(), deadline)
+            .start(self, &KeyRange::all(), deadline, &span)
             .await
             .map_err(before_commit)?;
+        let began = Instant::now();
         let writes = work.buffer.into_writes();
         let written: Vec<Key> = writes.keys().cloned().collect();
         let reads = work.reads.into_ranges();
@@ -175,14 +189,17 @@ impl Processor {
         let write_set = WriteSet {
             writes: writes.collect(),
         };
+        let write_set = write_set.encode_to_vec().into();
+        span.step(Kind::Plan, began);
         Ok(Prepared {
             guard,
             start,
             home,
-            write_set: write_set.encode_to_vec().into(),
+            write_set,
             written,
             reads,
             plan,
+            span,
         })
     }
 
@@ -217,6 +234,8 @@ impl Processor {
         tokio::spawn(async move {
             let ending = processor.drive(&mut prepared, deadline).await;
             processor.figures.count(&ending);
+            // Recorded before anybody can ask for it.
+            drop(std::mem::take(&mut prepared.span));
             prepared.guard.txn.end(ending);
         });
     }
@@ -250,6 +269,9 @@ impl Processor {
         let wait = meridian_clock::wait_until_past(&*self.env.clock, commit);
         let waited = tokio::time::timeout_at(deadline + LONGEST_COMMIT_WAIT, wait).await;
         self.figures.commit_wait.record(known.elapsed());
+        if !prepared.span.has(Kind::CommitWait) {
+            prepared.span.step(Kind::CommitWait, known);
+        }
         match waited {
             Ok(()) => Ok(Committed { commit, token }),
             Err(_) => Err(KvError::OutcomeUnknown { token }),

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::v1::precondition::Test;
-use meridian_rpc::v1::{BeginRequest, ExecuteRequest, ExecuteResponse, GetResponse, Mutation, Precondition};
+use meridian_rpc::v1::{
+    BeginRequest, ExecuteRequest, ExecuteResponse, GetResponse, Mutation, Precondition, Trace,
+};
 use meridian_types::Key;
 use tokio::time::Instant;
 
@@ -21,6 +23,13 @@ impl Drop for RollBack {
     fn drop(&mut self) {
         self.0.abort("the call that ran it ended");
     }
+}
+
+/// What one run came to.
+struct Run {
+    values: Vec<GetResponse>,
+    ending: Ending,
+    trace: Option<Trace>,
 }
 
 impl Processor {
@@ -38,15 +47,20 @@ impl Processor {
             txn_id: request.txn_id.clone(),
             isolation: request.isolation,
             min_start: request.min_start,
+            trace: request.trace,
             ..BeginRequest::default()
         };
         let mut backoff = self.retry.backoff();
         let mut attempts = 0;
         loop {
             let run = self.run_once(&begin, &request, &mut attempts, deadline);
-            let (values, ending) = run.await?;
+            let Run {
+                values,
+                ending,
+                trace,
+            } = run.await?;
             let min_start = match ending {
-                Ok(committed) => return Ok(executed(values, committed)),
+                Ok(committed) => return Ok(executed(values, committed, trace)),
                 Err(KvError::SnapshotTooOld { min_start }) => min_start,
                 Err(error) => return Err(error),
             };
@@ -66,7 +80,7 @@ impl Processor {
         request: &ExecuteRequest,
         attempts: &mut u32,
         deadline: Instant,
-    ) -> KvResult<(Vec<GetResponse>, Ending)> {
+    ) -> KvResult<Run> {
         let txn = self.begin_as(begin, Asked::ToRun)?;
         txn.skip_attempts(*attempts);
         let _roll_back = RollBack(txn.clone());
@@ -84,7 +98,11 @@ impl Processor {
         }
         let ending = self.commit(&txn, deadline).await;
         *attempts = txn.attempts();
-        Ok((values, ending))
+        Ok(Run {
+            values,
+            ending,
+            trace: txn.trace(),
+        })
     }
 
     async fn check_preconditions(
@@ -113,11 +131,12 @@ impl Processor {
     }
 }
 
-fn executed(values: Vec<GetResponse>, committed: Committed) -> ExecuteResponse {
+fn executed(values: Vec<GetResponse>, committed: Committed, trace: Option<Trace>) -> ExecuteResponse {
     ExecuteResponse {
         values,
         commit_timestamp: committed.commit.0,
         token: Some(committed.token.into()),
+        trace,
     }
 }
 

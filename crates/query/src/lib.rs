@@ -38,6 +38,7 @@ mod scan;
 mod session;
 mod shards;
 mod storage;
+mod trace;
 mod txn;
 mod unary;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meridian_rpc::error::KvResult;
 use meridian_rpc::internal::{ScanKeys, ScannedPage};
+use meridian_rpc::v1::hop::Kind;
 use meridian_rpc::v1::{Predicate, Row, ScanPage, ScanRequest};
 use meridian_rpc::{KvError, convert};
 use meridian_types::{Key, KeyRange};
@@ -108,10 +109,12 @@ impl Scan {
     /// The next page: at least one row, unless it is the last one. A scan that only counts has one page.
     pub(crate) async fn next_page(&mut self, processor: &Processor, deadline: Instant) -> KvResult<ScanPage> {
         let _busy = self.txn.enter()?;
-        let at = self.txn.start(processor, &self.spec.range, deadline).await?;
+        let span = self.txn.span(Kind::ScanPage);
+        let range = &self.spec.range;
+        let at = self.txn.start(processor, range, deadline, &span).await?;
         while !self.read_all && (self.spec.count_only || self.ready.is_empty()) {
             let request = self.request(processor.config.page_bytes);
-            let page = processor.storage.scan(at, request, deadline).await;
+            let page = processor.storage.scan(at, request, deadline, &span).await;
             self.absorb(page.map_err(|error| self.txn.too_fresh(error))?)?;
         }
         // The transaction may have ended meanwhile; then its reads are not answered any more.

@@ -13,12 +13,12 @@ use futures::{FutureExt, StreamExt};
 use meridian_rpc::error::KvResult;
 use meridian_rpc::internal::storage_client::StorageClient;
 use meridian_rpc::internal::{
-    ClosedQuery, GetKeys, ScanKeys, ScannedPage, StorageRead, StorageReadBatch, storage_read,
+    ClosedQuery, GetKeys, ReadTrace, ScanKeys, ScannedPage, StorageRead, StorageReadBatch, storage_read,
     storage_read_reply,
 };
 use meridian_rpc::{KvError, Network, Transport, convert, v1};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Key, KeyRange, Timestamp, limits};
+use meridian_types::{Key, KeyRange, NodeName, Timestamp, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -26,13 +26,14 @@ use tonic::Status;
 use crate::mux::{Incoming, Mux, MuxLimits, Outgoing, Protocol};
 use crate::retry::{Retry, remaining_ms};
 use crate::shards::{Shards, Share, StorageNode};
+use crate::trace::{Span, storage_hops};
 
 /// `Storage.Read`.
 struct Read;
 
 impl Protocol for Read {
     type Request = StorageRead;
-    type Reply = Option<storage_read_reply::Result>;
+    type Reply = (Option<storage_read_reply::Result>, Option<ReadTrace>);
 
     fn set_id(request: &mut StorageRead, id: u64) {
         request.id = id;
@@ -68,7 +69,9 @@ impl Protocol for Read {
             let replies = client.read(request).await?.into_inner();
             let replies = replies.map(|batch| {
                 let replies = batch?.replies.into_iter();
-                Ok(replies.map(|reply| (reply.id, reply.result)).collect())
+                Ok(replies
+                    .map(|reply| (reply.id, (reply.result, reply.trace)))
+                    .collect())
             });
             Ok(replies.boxed())
         }
@@ -78,8 +81,16 @@ impl Protocol for Read {
 
 /// One storage node.
 struct Node {
+    name: NodeName,
     keys: KeyRange,
     reads: Arc<Mux<Read>>,
+}
+
+/// The operation that a read is a part of, and whether other reads run at the same time.
+#[derive(Clone, Copy)]
+struct Measured<'a> {
+    span: &'a Span,
+    beside: bool,
 }
 
 /// The storage nodes of the region.
@@ -104,6 +115,7 @@ impl StorageNodes {
         spread: usize,
     ) -> Self {
         let stream = |node: &StorageNode| Node {
+            name: node.name.clone(),
             keys: node.keys.clone(),
             reads: Mux::new(
                 network.transport(&node.name),
@@ -127,10 +139,17 @@ impl StorageNodes {
         at: Timestamp,
         keys: Vec<bytes::Bytes>,
         deadline: Instant,
+        span: &Span,
     ) -> KvResult<Vec<v1::GetResponse>> {
         let mut values = vec![v1::GetResponse::default(); keys.len()];
-        let shares = self.shards.divide(keys).into_iter();
-        let read = shares.map(|share| self.get_share(at, share, deadline));
+        let shares = self.shards.divide(keys);
+        let span = Measured {
+            span,
+            beside: shares.len() > 1,
+        };
+        let read = shares
+            .into_iter()
+            .map(|share| self.get_share(at, share, deadline, span));
         for (places, got) in try_join_all(read).await? {
             for (place, value) in places.into_iter().zip(got) {
                 if let Some(slot) = values.get_mut(place) {
@@ -147,13 +166,14 @@ impl StorageNodes {
         at: Timestamp,
         share: Share,
         deadline: Instant,
+        span: Measured<'_>,
     ) -> KvResult<(Vec<usize>, Vec<v1::GetResponse>)> {
         let Share { places, keys } = share;
         let Some(first) = keys.first().cloned() else {
             return Ok((places, Vec::new()));
         };
         let read = storage_read::Read::Get(GetKeys { keys });
-        match self.read(at, &Key(first), read, deadline).await? {
+        match self.read(at, &Key(first), read, deadline, span).await? {
             storage_read_reply::Result::Got(got) if got.values.len() == places.len() => {
                 Ok((places, got.values))
             }
@@ -167,6 +187,7 @@ impl StorageNodes {
         at: Timestamp,
         mut scan: ScanKeys,
         deadline: Instant,
+        span: &Span,
     ) -> KvResult<ScannedPage> {
         let wanted = convert::range_from_bytes(scan.start, scan.end);
         let part = self.shards.first(&wanted, scan.reverse);
@@ -178,7 +199,8 @@ impl StorageNodes {
         let key = part.start.clone();
         (scan.start, scan.end) = convert::range_to_bytes(part);
         let read = storage_read::Read::Scan(scan);
-        match (self.read(at, &key, read, deadline).await?, border) {
+        let span = Measured { span, beside: false };
+        match (self.read(at, &key, read, deadline, span).await?, border) {
             (storage_read_reply::Result::Page(page), Some(border)) if !page.more => Ok(ScannedPage {
                 more: true,
                 resume: border.0,
@@ -200,7 +222,12 @@ impl StorageNodes {
         let key = part.start.clone();
         let (start, end) = convert::range_to_bytes(part);
         let read = storage_read::Read::Closed(ClosedQuery { start, end });
-        match self.read(Timestamp::ZERO, &key, read, deadline).await? {
+        // A part of choosing the snapshot, which is measured as a whole.
+        let span = Measured {
+            span: &Span::default(),
+            beside: true,
+        };
+        match self.read(Timestamp::ZERO, &key, read, deadline, span).await? {
             storage_read_reply::Result::Closed(answer) => Ok(Timestamp(answer.closed)),
             _ => Err(unexpected()),
         }
@@ -224,6 +251,7 @@ impl StorageNodes {
         key: &Key,
         read: storage_read::Read,
         deadline: Instant,
+        Measured { span, beside }: Measured<'_>,
     ) -> KvResult<storage_read_reply::Result> {
         let holders = self.holders(key);
         let mut backoff = self.retry.backoff();
@@ -242,8 +270,15 @@ impl StorageNodes {
                 at: at.0,
                 timeout_ms: remaining_ms(until),
                 read: Some(read.clone()),
+                trace: span.is_on(),
             };
-            match node.reads.call(request, until).await {
+            let asked = Instant::now();
+            let answer = node.reads.call(request, until).await;
+            span.add(|| {
+                let trace = answer.as_ref().ok().and_then(|(_, trace)| *trace);
+                storage_hops(&node.name.0, asked.elapsed(), beside, trace)
+            });
+            match answer.map(|(result, _)| result) {
                 Ok(Some(storage_read_reply::Result::Error(error))) => match KvError::from_proto(&error) {
                     error if may_work_elsewhere(&error) => last = error,
                     error => return Err(error),

@@ -30,6 +30,7 @@ use crate::processor::Processor;
 use crate::read_set::ReadSet;
 use crate::registry::OpenSlot;
 use crate::scan::{Scan, ScanSpec};
+use crate::trace::{Recorder, Span};
 
 /// Most bytes of keys of one batch read: they travel in one message.
 const MAX_BATCH_KEY_BYTES: usize = 8 << 20;
@@ -59,6 +60,8 @@ pub(crate) struct Txn {
     closed: OnceLock<Timestamp>,
     /// The number of the last attempt to commit it.
     attempts: AtomicU32,
+    /// What it waited for, if it is traced.
+    recorder: Option<Arc<Recorder>>,
     state: Mutex<State>,
     ending: watch::Sender<Option<Ending>>,
 }
@@ -108,7 +111,9 @@ impl Txn {
         slot: OpenSlot,
     ) -> Self {
         let now = Instant::now();
+        let recorder = options.trace.then(Arc::default);
         Self {
+            recorder,
             id,
             options,
             begun: now,
@@ -133,6 +138,16 @@ impl Txn {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An operation of it begins.
+    pub(crate) fn span(&self, kind: v1::hop::Kind) -> Span {
+        Span::new(self.recorder.as_ref(), kind)
+    }
+
+    /// What it waited for, if it is traced.
+    pub(crate) fn trace(&self) -> Option<v1::Trace> {
+        self.recorder.as_ref().map(|recorder| recorder.told())
     }
 
     /// What is known of the commit token so far: until the start is fixed, a lower bound of it.
@@ -274,6 +289,7 @@ impl Txn {
         keys.iter().try_for_each(|key| check_key(key))?;
         let checked = self.checks_reads(for_update)?;
         let busy = self.enter()?;
+        let span = self.span(v1::hop::Kind::Get);
         let mut state = self.lock();
         let own: Vec<Option<Buffered>> = keys
             .iter()
@@ -294,7 +310,12 @@ impl Txn {
             }
             state.account(0)?;
         }
-        Ok(Get { busy, keys, own })
+        Ok(Get {
+            busy,
+            keys,
+            own,
+            span,
+        })
     }
 
     /// Issues a scan.
@@ -470,6 +491,7 @@ pub(crate) struct Get {
     busy: Busy,
     keys: Vec<Bytes>,
     own: Vec<Option<Buffered>>,
+    span: Span,
 }
 
 /// The keys from the first to the last.
@@ -482,6 +504,12 @@ fn span(keys: &[Bytes]) -> KeyRange {
 }
 
 impl Get {
+    /// The client's number for it.
+    pub(crate) fn numbered(mut self, operation: u64) -> Self {
+        self.span.number(operation);
+        self
+    }
+
     /// Reads the one key.
     pub(crate) async fn run_one(self, processor: &Processor, deadline: Instant) -> KvResult<v1::GetResponse> {
         let txn = self.busy.txn.clone();
@@ -522,11 +550,11 @@ impl Get {
             .map(|(key, _)| key.clone())
             .collect();
         // Also when every key is the transaction's own: its first read fixes the snapshot (R1).
-        let at = txn.start(processor, &keys, deadline).await?;
+        let at = txn.start(processor, &keys, deadline, &self.span).await?;
         let mut values = if stored.is_empty() {
             Vec::new()
         } else {
-            let got = processor.storage.get(at, stored, deadline).await;
+            let got = processor.storage.get(at, stored, deadline, &self.span).await;
             got.map_err(|error| txn.too_fresh(error))?
         }
         .into_iter();

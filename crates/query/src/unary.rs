@@ -28,10 +28,11 @@ use crate::txn::{Committed, Txn};
 pub(crate) struct KvService(pub(crate) Arc<Processor>);
 
 /// What a commit answers.
-pub(crate) fn commit_response(committed: Committed) -> CommitResponse {
+pub(crate) fn commit_response(txn: &Txn, committed: Committed) -> CommitResponse {
     CommitResponse {
         commit_timestamp: committed.commit.0,
         token: Some(committed.token.into()),
+        trace: txn.trace(),
     }
 }
 
@@ -201,7 +202,7 @@ impl Kv for KvService {
         let txn = self.0.find(&request.get_ref().transaction)?;
         // No admission here: the work was done, shedding it now would waste it. The adjudicator sheds.
         let committed = self.0.commit(&txn, deadline).await?;
-        Ok(Response::new(commit_response(committed)))
+        Ok(Response::new(commit_response(&txn, committed)))
     }
 
     async fn rollback(

@@ -22,6 +22,8 @@ pub(crate) enum PeerContent {
         from: StreamId,
         node: NodeName,
         vote: PeerVote,
+        /// What the voter took, of an attempt that is traced, in microseconds.
+        took_us: u64,
     },
     /// To a participant: it commits at `commit` if the record at `at` is committed.
     Decided { commit: Timestamp, at: Position },
@@ -41,7 +43,13 @@ impl PeerMessage {
     pub(crate) fn into_wire(self, to: StreamId) -> ExchangeMessage {
         use exchange_message::Message;
         let message = match self.content {
-            PeerContent::Vote { from, node, vote } => Message::Vote(Vote {
+            PeerContent::Vote {
+                from,
+                node,
+                vote,
+                took_us,
+            } => Message::Vote(Vote {
+                took_us,
                 from_stream: from.0,
                 from_node: node.0,
                 vote: Some(match vote {
@@ -83,6 +91,7 @@ impl TryFrom<ExchangeMessage> for PeerMessage {
             Message::Vote(vote) => PeerContent::Vote {
                 from: StreamId(vote.from_stream),
                 node: NodeName(vote.from_node),
+                took_us: vote.took_us,
                 vote: match vote.vote.ok_or_else(missing)? {
                     vote::Vote::Yes(yes) => PeerVote::Yes {
                         lower: Timestamp(yes.lower),

@@ -158,8 +158,13 @@ impl Task {
             content,
         } = message;
         match content {
-            PeerContent::Vote { from, node, vote } => {
-                owner.on_vote(attempt, start, (from, node), vote);
+            PeerContent::Vote {
+                from,
+                node,
+                vote,
+                took_us,
+            } => {
+                owner.on_vote(attempt, start, (from, node), vote, took_us);
                 owner.note_unsent("adjudicator: decided");
             }
             PeerContent::Decided { commit, at } => owner.on_decided(attempt, commit, at),

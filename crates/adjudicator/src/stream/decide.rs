@@ -114,7 +114,10 @@ impl Owner {
         }
     }
 
-    fn decide(&mut self, work: DecideWork, now: Interval) {
+    fn decide(&mut self, mut work: DecideWork, now: Interval) {
+        if let Some(measured) = &mut work.reply.measured {
+            measured.on_looked_at();
+        }
         if work.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             work.reply
                 .refused(not_ready("the deadline passed before it was decided"));
@@ -135,7 +138,7 @@ impl Owner {
             written,
             reads,
             part: Part::Home(HomePart { payload, .. }),
-            reply,
+            mut reply,
             ..
         } = work
         else {
@@ -157,6 +160,9 @@ impl Owner {
                     start = start.0, commit = commit.0, ?written, checked = ?reads
                 );
                 self.append(lsn, |at| records::commit(at, txn, commit, payload));
+                if let Some(measured) = &mut reply.measured {
+                    measured.on_appended();
+                }
                 reply.decided(Decided {
                     commit: commit.0,
                     lsn: lsn.0,

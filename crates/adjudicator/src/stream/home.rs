@@ -98,7 +98,14 @@ impl Owner {
         start: Timestamp,
         (from, node): (StreamId, NodeName),
         vote: PeerVote,
+        took_us: u64,
     ) {
+        if let Some(home) = self.cross.homes.get_mut(&attempt)
+            && home.participants.contains_key(&from)
+            && let Some(measured) = &mut home.reply.measured
+        {
+            measured.on_vote(from, &node, took_us);
+        }
         let vote = match vote {
             PeerVote::Yes { lower, promise } => Vote::Yes { lower, promise },
             PeerVote::No(refused) => Vote::No(from_wire(refused)),
@@ -169,9 +176,12 @@ impl Owner {
             reads,
             payload,
             participants,
-            reply,
+            mut reply,
             ..
         } = home;
+        if let Some(measured) = &mut reply.measured {
+            measured.on_all_voted();
+        }
         let epoch = self.replication.epoch();
         tracing::trace!(
             target: events::TARGET, event = "decided", stream = self.stream.0, epoch = epoch.0, lsn = lsn.0,
@@ -179,6 +189,9 @@ impl Owner {
             checked = ?reads, participants = ?participants.keys().collect::<Vec<_>>()
         );
         self.append(lsn, |at| records::commit(at, txn, commit, payload));
+        if let Some(measured) = &mut reply.measured {
+            measured.on_appended();
+        }
         reply.decided(Decided {
             commit: commit.0,
             lsn: lsn.0,

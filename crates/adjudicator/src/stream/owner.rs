@@ -321,6 +321,7 @@ impl Owner {
             commit: commit.0,
             lsn: lsn.0,
             epoch,
+            trace: None,
         };
         self.answer_at(lsn, Answer::Committed(reply, committed));
     }
@@ -345,8 +346,13 @@ impl Owner {
 
     fn tell(&mut self, answer: Answer) {
         match answer {
-            Answer::Committed(reply, committed) => {
+            Answer::Committed(mut reply, mut committed) => {
                 self.log_answered(committed.epoch, committed.lsn, committed.commit);
+                if let Some(measured) = reply.measured.take() {
+                    let journals = self.journals_that_have(Lsn(committed.lsn));
+                    let env = &self.ctx.env;
+                    committed.trace = Some(measured.home(&env.node, &env.region, journals));
+                }
                 reply.committed(committed);
             }
             Answer::Refused(reply, refused) => reply.refused(refused),
@@ -372,6 +378,13 @@ impl Owner {
                 self.cross.are_homes_due = true;
             }
         }
+    }
+
+    /// The journal nodes that are known to have the record.
+    fn journals_that_have(&self, lsn: Lsn) -> Vec<String> {
+        let acked = self.ctx.journals.iter().zip(self.replication.acked());
+        let have = acked.filter(|(_, acked)| *acked >= lsn);
+        have.map(|(node, _)| node.0.clone()).collect()
     }
 
     fn log_answered(&self, epoch: u64, lsn: u64, commit: u64) {

@@ -102,8 +102,12 @@ impl Owner {
                 is_watching: false,
             }
         });
-        self.send_vote(attempt, start, home_node, PeerVote::Yes { lower, promise });
-        reply.voted();
+        let measured = reply.measured.as_ref();
+        let trace = measured.map(|measured| measured.voter(&self.ctx.env.region));
+        let took_us = trace.as_ref().map_or(0, |trace| trace.took_us);
+        let vote = PeerVote::Yes { lower, promise };
+        self.send_vote(attempt, start, home_node, vote, took_us);
+        reply.voted(trace);
     }
 
     /// Votes no, and tells the query processor why. What says nothing about the attempt is no vote: it may be asked again.
@@ -113,7 +117,7 @@ impl Owner {
             Reason::WrongEpoch | Reason::NotReady | Reason::Overloaded
         ) {
             let vote = PeerVote::No(refused.clone());
-            self.send_vote(work.attempt, work.start, home_node, vote);
+            self.send_vote(work.attempt, work.start, home_node, vote, 0);
         }
         work.reply.refused(refused);
     }
@@ -136,11 +140,19 @@ impl Owner {
         }
     }
 
-    fn send_vote(&mut self, attempt: Attempt, start: Timestamp, home_node: &NodeName, vote: PeerVote) {
+    fn send_vote(
+        &mut self,
+        attempt: Attempt,
+        start: Timestamp,
+        home_node: &NodeName,
+        vote: PeerVote,
+        took_us: u64,
+    ) {
         let content = PeerContent::Vote {
             from: self.stream,
             node: self.ctx.env.node.clone(),
             vote,
+            took_us,
         };
         let message = PeerMessage {
             attempt,

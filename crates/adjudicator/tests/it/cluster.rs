@@ -494,6 +494,7 @@ impl Decider {
             reads: txn.reads.iter().cloned().map(Into::into).collect(),
             timeout_ms: txn.timeout_ms,
             participants: Vec::new(),
+            trace: false,
         };
         let requests = vec![request];
         self.requests

@@ -96,6 +96,7 @@ impl World {
                 stream: OTHER,
                 node: "a2".to_owned(),
             }],
+            trace: true,
             ..DecideRequest::default()
         };
         let batch = |id| DecideBatch {
@@ -121,6 +122,7 @@ impl World {
             reads,
             home_node: "a1".to_owned(),
             timeout_ms: 0,
+            trace: true,
         };
         let batch = |id| DecideBatch {
             prepares: vec![request(id)],
@@ -213,6 +215,51 @@ async fn a_transaction_of_two_ranges_is_one_record_and_both_ranges_know() {
         world.write_other("x", later).await,
         decision::Result::Committed(_)
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_traced_commit_waited_for_is_told_with_it() {
+    let mut world = World::start().await;
+    let delay = Duration::from_millis(30);
+    world.cluster.journals[1..]
+        .iter()
+        .for_each(|journal| journal.set_delay(delay));
+    let txn = world.txn("a", "x");
+    let sent = Instant::now();
+    let at_home = world.send_home(&txn).await;
+    sleep(Duration::from_millis(10)).await;
+    let at_other = world.send_other(&txn).await;
+    let decision::Result::Voted(voted) = world.other.answer(at_other).await else {
+        panic!("not voted");
+    };
+    assert!(voted.trace.is_some());
+    let decision::Result::Committed(committed) = world.home.answer(at_home).await else {
+        panic!("not committed");
+    };
+    let trace = committed.trace.unwrap();
+    let whole = u64::try_from(sent.elapsed().as_micros()).unwrap();
+    assert!(trace.votes_us >= 10_000, "the vote was asked for late: {trace:?}");
+    assert!(
+        trace.journal_us >= 30_000,
+        "of two nodes one is needed: {trace:?}"
+    );
+    let sum = trace.queue_us + trace.votes_us + trace.decide_us + trace.journal_us;
+    assert!((40_000..=whole).contains(&sum), "{sum} of {whole}: {trace:?}");
+    assert!(trace.journals.len() >= 2, "{trace:?}");
+    assert_eq!((trace.node.as_str(), trace.votes.len()), ("a1", 1));
+    let vote = &trace.votes[0];
+    assert_eq!((vote.stream, vote.node.as_str()), (OTHER, "a2"));
+    assert!(
+        vote.took_us <= vote.after_us && vote.after_us <= trace.votes_us,
+        "{trace:?}"
+    );
+
+    let start = world.cluster.now();
+    let untraced = world.write_other("y", start).await;
+    let decision::Result::Committed(untraced) = untraced else {
+        panic!("not committed: {untraced:?}");
+    };
+    assert_eq!(untraced.trace, None, "nobody asked for it");
 }
 
 #[tokio::test(start_paused = true)]

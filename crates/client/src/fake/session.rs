@@ -292,6 +292,7 @@ fn commit(state: &mut State, id: u64, mut txn: Txn) -> After {
                 Reply::Committed(v1::CommitResponse {
                     commit_timestamp,
                     token: Some(token(name, start).into()),
+                    trace: None,
                 }),
             ),
             Err(error) => failed(id, &error),
@@ -380,6 +381,7 @@ fn run(state: &mut State, request: v1::ExecuteRequest) -> KvResult<v1::ExecuteRe
         values,
         commit_timestamp: state.store.commit(txn)?,
         token: Some(token(id, start).into()),
+        trace: None,
     })
 }
 

@@ -166,6 +166,9 @@ fn completions(typed: &str) -> (usize, Vec<String>) {
         (0, _) => NAMES,
         (_, Some("begin")) => &["serializable", "read only", "at", "stale"],
         (1, Some("rollback")) => &["to"],
+        (1, Some("trace")) => &[
+            "on", "off", "begin", "get", "put", "del", "delrange", "scan", "count",
+        ],
         (2, Some("get")) => &["for update"],
         (_, Some("scan")) => &["limit", "reverse", "keys"],
         _ => &[],

@@ -8,14 +8,15 @@ use std::io::Write;
 use std::time::Duration;
 
 use meridian_client::{
-    Client, Error, Key, KvError, Outcome, Row, ScanOptions, Timestamp, Transaction, Txn, TxnOptions,
+    Client, Error, Execute, Key, KvError, Outcome, Row, ScanOptions, Timestamp, Trace, Transaction, Txn,
+    TxnOptions,
 };
 
-use crate::command::{Command, HELP, Past, Scan};
+use crate::command::{Command, HELP, Past, Scan, Tracing};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
 use crate::text::escape;
-use crate::{doctor, faults, measure, ranges, status};
+use crate::{doctor, faults, measure, ranges, status, trace};
 use regions::Regions;
 
 /// A shell: a client, where results go, and the open transaction.
@@ -24,6 +25,8 @@ pub struct Shell {
     regions: Regions,
     printer: Printer,
     open: Option<Open>,
+    /// Where the time of transactions goes is said.
+    traces: bool,
 }
 
 struct Open {
@@ -41,6 +44,7 @@ impl Shell {
             regions,
             printer,
             open: None,
+            traces: false,
         }
     }
 
@@ -115,10 +119,48 @@ impl Shell {
                 let version = self.client.change_ranges(change).await?;
                 Ok(self.printer.number("version", version)?)
             }
+            Command::Trace(tracing) => return self.trace(tracing).await,
             Command::Help => Ok(self.printer.text(HELP)?),
             Command::Exit => Ok(()),
         };
         result.map_err(|failure| self.explain(failure))
+    }
+
+    async fn trace(&mut self, tracing: Tracing) -> Result<(), Failure> {
+        match tracing {
+            Tracing::On => self.traces = true,
+            Tracing::Off => self.traces = false,
+            Tracing::One(command) => {
+                if self.open.as_ref().is_some_and(|open| open.txn.trace().is_none()) {
+                    return Err(
+                        Failure::new(Code::Failed, "the open transaction was not begun with trace")
+                            .advise("end it, then: trace begin"),
+                    );
+                }
+                let before = std::mem::replace(&mut self.traces, true);
+                let result = Box::pin(self.run(*command)).await;
+                self.traces = before;
+                return result;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says where the time of a transaction went, if it was traced.
+    fn tell_trace(&mut self, trace: Option<&Trace>) -> Result<(), Failure> {
+        match trace {
+            Some(trace) => Ok(trace::print(&mut self.printer, trace)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Something in one call, traced if that is wanted.
+    fn execute(&self) -> Execute {
+        if self.traces {
+            Execute::new().traced()
+        } else {
+            Execute::new()
+        }
     }
 
     async fn doctor(&mut self) -> Result<(), Failure> {
@@ -167,6 +209,7 @@ impl Shell {
             TxnOptions::default()
         };
         options.read_only = read_only;
+        options.trace = self.traces;
         match past {
             Some(Past::At(timestamp)) => options.at = Some(Timestamp(timestamp)),
             Some(Past::Stale(seconds)) => options.max_staleness = Some(Duration::from_secs(seconds)),
@@ -187,8 +230,12 @@ impl Shell {
             return Ok(());
         };
         let statements = open.statements.saturating_sub(1);
+        let traced = Txn::clone(&open.txn);
         match open.txn.commit().await {
-            Ok(committed) => self.acknowledge(&committed),
+            Ok(committed) => {
+                self.acknowledge(&committed)?;
+                self.tell_trace(traced.trace().as_ref())
+            }
             Err(Error::Kv(KvError::Conflict { key, with })) => Err(Failure::new(
                 Code::Conflict,
                 format!(
@@ -221,7 +268,13 @@ impl Shell {
     async fn reader(&self) -> Result<Reader<'_>, Failure> {
         Ok(match &self.open {
             Some(open) => Reader::Open(&open.txn),
-            None => Reader::Own(self.client.begin(TxnOptions::read_only()).await?),
+            None => {
+                let options = TxnOptions {
+                    trace: self.traces,
+                    ..TxnOptions::read_only()
+                };
+                Reader::Own(self.client.begin(options).await?)
+            }
         })
     }
 
@@ -241,6 +294,7 @@ impl Shell {
     }
 
     async fn get(&mut self, key: Key, for_update: bool) -> Result<(), Failure> {
+        let mut trace = None;
         let value = match &self.open {
             Some(open) if for_update => open.txn.get_for_update(key.clone()).await?,
             Some(open) => open.txn.get(key.clone()).await?,
@@ -250,7 +304,12 @@ impl Shell {
                         .advise("begin opens one"),
                 );
             }
-            None => self.client.get(key.clone()).await?,
+            None => {
+                let executed = self.client.execute(&self.execute().get(key.clone())).await?;
+                trace = executed.trace;
+                let found = executed.values.into_iter().next().flatten();
+                found.map(|found| found.value)
+            }
         };
         self.tell_age();
         match value {
@@ -269,7 +328,7 @@ impl Shell {
                 self.printer.nothing(key.as_ref())?;
             }
         }
-        Ok(())
+        self.tell_trace(trace.as_ref())
     }
 
     async fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Failure> {
@@ -280,8 +339,9 @@ impl Shell {
                 Ok(())
             }
             None => {
-                let committed = self.client.put(key, value).await?;
-                self.acknowledge(&committed)
+                let executed = self.client.execute(&self.execute().put(key, value)).await?;
+                self.acknowledge(&executed.committed)?;
+                self.tell_trace(executed.trace.as_ref())
             }
         }
     }
@@ -298,16 +358,16 @@ impl Shell {
             None => {
                 let deletes = keys
                     .into_iter()
-                    .fold(meridian_client::Execute::new(), |execute, key| {
-                        execute.delete(key)
-                    });
-                let committed = self.client.execute(&deletes).await?.committed;
-                self.acknowledge(&committed)
+                    .fold(self.execute(), |execute, key| execute.delete(key));
+                let executed = self.client.execute(&deletes).await?;
+                self.acknowledge(&executed.committed)?;
+                self.tell_trace(executed.trace.as_ref())
             }
         }
     }
 
     async fn delete_range(&mut self, range: meridian_client::KeyRange) -> Result<(), Failure> {
+        let mut trace = None;
         let deleted = match &mut self.open {
             Some(open) => {
                 let deleted = open.txn.delete_range(range).await?;
@@ -316,12 +376,18 @@ impl Shell {
             }
             None => {
                 let range = &range;
-                self.client
-                    .transact(|txn| async move { txn.delete_range(range.clone()).await })
-                    .await?
+                let options = TxnOptions {
+                    trace: self.traces,
+                    ..TxnOptions::default()
+                };
+                let work = |txn: Txn| async move { Ok((txn.delete_range(range.clone()).await?, txn)) };
+                let (deleted, txn) = self.client.transact_with(options, work).await?;
+                trace = txn.trace();
+                deleted
             }
         };
-        Ok(self.printer.number("deleted", deleted)?)
+        self.printer.number("deleted", deleted)?;
+        self.tell_trace(trace.as_ref())
     }
 
     async fn scan(&mut self, scan: Scan) -> Result<(), Failure> {
@@ -353,15 +419,24 @@ impl Shell {
             page.iter().try_for_each(|row| rows.row(row))?;
         }
         rows.finish()?;
-        drop(own);
         self.tell_age();
-        Ok(())
+        let trace = match own {
+            Some(txn) => finish_reading(txn).await?,
+            None => None,
+        };
+        self.tell_trace(trace.as_ref())
     }
 
     async fn count(&mut self, range: meridian_client::KeyRange) -> Result<(), Failure> {
-        let count = self.reader().await?.txn().count(range).await?;
+        let reader = self.reader().await?;
+        let count = reader.txn().count(range).await?;
+        let trace = match reader {
+            Reader::Open(_) => None,
+            Reader::Own(txn) => finish_reading(txn).await?,
+        };
         self.tell_age();
-        Ok(self.printer.number("count", count)?)
+        self.printer.number("count", count)?;
+        self.tell_trace(trace.as_ref())
     }
 
     /// Says how old what was read in the open transaction is, if it reads the past.
@@ -393,6 +468,16 @@ impl Shell {
         });
         Ok(())
     }
+}
+
+/// Ends a transaction that has read; one that is traced by its commit, which tells what the reads waited for.
+async fn finish_reading(txn: Transaction) -> Result<Option<Trace>, Failure> {
+    if txn.trace().is_none() {
+        return Ok(None);
+    }
+    let traced = Txn::clone(&txn);
+    txn.commit().await?;
+    Ok(traced.trace())
 }
 
 enum Reader<'a> {

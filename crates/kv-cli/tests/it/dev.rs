@@ -150,6 +150,88 @@ async fn the_shell_goes_from_region_to_region_and_breaks_and_mends_the_cluster()
     );
 }
 
+/// The first hop of this name.
+fn hop<'a>(trace: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+    let hops = trace["trace"]["hops"].as_array().unwrap();
+    let found = hops.iter().find(|hop| hop["hop"] == name);
+    found.unwrap_or_else(|| panic!("no {name}: {trace}"))
+}
+
+/// Parts that follow one another take no longer than their whole.
+fn check_sums(trace: &serde_json::Value) {
+    let hops = trace["trace"]["hops"].as_array().unwrap();
+    let number = |hop: &serde_json::Value, name: &str| hop[name].as_u64().unwrap();
+    for (at, whole) in hops.iter().enumerate() {
+        let depth = number(whole, "depth");
+        let parts = hops[at + 1..]
+            .iter()
+            .take_while(|hop| number(hop, "depth") > depth);
+        let parts = parts.filter(|hop| number(hop, "depth") == depth + 1 && hop["beside"] == false);
+        let sum: u64 = parts.clone().map(|hop| number(hop, "duration_us")).sum();
+        // Each is cut to whole microseconds.
+        let most = number(whole, "duration_us") + 1;
+        assert!(sum <= most, "{sum} of {whole}: {trace}");
+    }
+}
+
+#[tokio::test]
+async fn a_traced_transaction_shows_each_hop_across_regions() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").to_str().unwrap().to_owned();
+    let (_child, address) = serve(&data, &REGIONS).await;
+    let script =
+        "put apple 0; put pear 0; trace begin; get apple; put apple 1; put pear 2; commit; get apple";
+    let run = run_at(&address, &["--format", "json", "-e", script], b"").await;
+    assert_eq!(run.code, 0, "{run:?}");
+    let lines: Vec<serde_json::Value> = run
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let traces: Vec<_> = lines.iter().filter(|line| line["trace"].is_object()).collect();
+    let [trace] = traces[..] else {
+        panic!("one trace: {run:?}");
+    };
+    for name in [
+        "call",
+        "network",
+        "get",
+        "storage",
+        "commit",
+        "home",
+        "votes",
+        "vote",
+        "journal",
+        "learn",
+        "commit_wait",
+    ] {
+        hop(trace, name);
+    }
+    check_sums(trace);
+    let took = |name: &str| hop(trace, name)["duration_us"].as_u64().unwrap();
+    // Two ways between the regions for the vote, and between a and w for the quorum.
+    assert!(took("votes") >= 16_000, "{trace}");
+    assert!(took("journal") >= 6_000, "{trace}");
+    assert!(
+        hop(trace, "journal")["by"].as_array().unwrap().len() >= 2,
+        "{trace}"
+    );
+
+    let run = run_at(&address, &["trace", "--json", "put", "apple", "3"], b"").await;
+    let trace = run.stdout.lines().last().unwrap_or_default();
+    let trace: serde_json::Value = serde_json::from_str(trace).unwrap();
+    check_sums(&trace);
+    assert_eq!(hop(&trace, "home")["region"], "a", "{trace}");
+    assert!(
+        !trace.to_string().contains("\"votes\""),
+        "one range only: {trace}"
+    );
+    let run = run_at(&address, &["trace", "get", "apple"], b"").await;
+    assert!(run.stdout.contains("a read at storage-a1"), "{run:?}");
+    let run = run_at(&address, &["-e", "begin; trace get apple"], b"").await;
+    assert!(run.stderr.contains("not begun with trace"), "{run:?}");
+}
+
 #[tokio::test]
 async fn faults_and_regions_are_there_for_other_processes_too() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meridian_rpc::KvError;
 use meridian_rpc::error::KvResult;
+use meridian_rpc::v1::hop::Kind;
 use meridian_types::{Attempt, CommitToken, Timestamp};
 use tokio::time::Instant;
 
@@ -85,6 +86,7 @@ impl Processor {
         let token = prepared.token();
         let mut backoff = self.retry.backoff();
         loop {
+            let asked = Instant::now();
             let owner = self
                 .find_owner(prepared.home, &mut backoff, times.last_try)
                 .await?;
@@ -98,6 +100,7 @@ impl Processor {
             }
             prepared.follow(&map)?;
             let voters = self.find_voters(prepared, times).await?;
+            prepared.span.step(Kind::FindOwners, asked);
             // A request that left after its deadline could outlive every memory of what the client was told meanwhile.
             if Instant::now() >= times.deadline {
                 return Err(course.refused.clone());
@@ -152,9 +155,11 @@ impl Processor {
                     Duration::ZERO
                 }
             };
+            let failed = Instant::now();
             if !backoff.pause(pause, times.last_try).await {
                 return Err(course.refused.clone());
             }
+            prepared.span.step(Kind::Retry, failed);
         }
     }
 

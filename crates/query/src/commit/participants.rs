@@ -19,6 +19,7 @@ use meridian_rpc::internal::{PrepareRequest, Refused, decision};
 use meridian_rpc::owner::Owner;
 use meridian_types::{Attempt, Epoch, NodeName, StreamId};
 use std::time::Duration;
+use tokio::time::Instant;
 
 use super::Prepared;
 use super::attempts::Times;
@@ -26,6 +27,7 @@ use super::verdict::No;
 use crate::plan::Part;
 use crate::processor::Processor;
 use crate::retry::remaining_ms;
+use crate::trace::{Span, prepare_hops};
 
 /// The other ranges' owners.
 pub(super) type Voters = BTreeMap<StreamId, Owner>;
@@ -54,7 +56,7 @@ impl Processor {
         let votes = voters.into_iter().filter_map(|(stream, owner)| {
             let part = prepared.plan.part(stream)?;
             let request = prepare_request(prepared, attempt, stream, part, home_node);
-            Some(self.prepare(request, owner, times))
+            Some(self.prepare(request, owner, times, &prepared.span))
         });
         let mut votes: FuturesUnordered<_> = votes.collect();
         while let Some(vote) = votes.next().await {
@@ -66,7 +68,13 @@ impl Processor {
     }
 
     /// Has one range vote, whoever owns it.
-    async fn prepare(&self, request: PrepareRequest, first: Owner, times: Times) -> Result<(), No> {
+    async fn prepare(
+        &self,
+        request: PrepareRequest,
+        first: Owner,
+        times: Times,
+        span: &Span,
+    ) -> Result<(), No> {
         let stream = StreamId(request.stream);
         let mut backoff = self.retry.backoff();
         let mut owner = first;
@@ -75,10 +83,18 @@ impl Processor {
                 timeout_ms: remaining_ms(times.last_try),
                 ..request.clone()
             };
+            let asked = Instant::now();
             let answer = self
                 .adjudicators
                 .prepare(&owner.node, request, times.last_try)
                 .await;
+            span.add(|| {
+                let trace = match &answer {
+                    Ok(Some(decision::Result::Voted(voted))) => voted.trace.clone(),
+                    _ => None,
+                };
+                prepare_hops(&owner.node.0, stream.0, asked.elapsed(), trace)
+            });
             let (error, pause) = match answer {
                 Ok(Some(decision::Result::Voted(_))) => return Ok(()),
                 Ok(Some(decision::Result::Refused(refused))) => {
@@ -143,5 +159,6 @@ fn prepare_request(
         reads: part.reads.clone(),
         home_node: home_node.0.clone(),
         timeout_ms: 0,
+        trace: prepared.span.is_on(),
     }
 }

@@ -3,8 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use meridian_rpc::internal::{DecideRequest, Decided, Participant, decision};
+use meridian_rpc::internal::{DecideRequest, Decided, HomeTrace, Participant, decision};
+use meridian_rpc::v1::hop::Kind;
 use meridian_rpc::{Known, KvError};
+use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Attempt, Epoch, Lsn, NodeName, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -16,15 +18,29 @@ use super::verdict::{No, Verdict};
 use crate::mux::CallError;
 use crate::processor::Processor;
 use crate::retry::remaining_ms;
+use crate::trace::{HomeCall, hop};
 
 /// How long the home is waited for after another range said no: it is told by that range, and answers with the reason.
 const AFTER_NO: Duration = Duration::from_millis(250);
+
+/// How long the home's measurements are waited for, of a transaction that is known to have committed.
+const COLLECT: Duration = Duration::from_secs(2);
 
 /// What came of sending an attempt.
 pub(super) struct Sent {
     pub(super) verdict: Verdict,
     /// A range that does not take part, if one was heard of.
     pub(super) no: Option<No>,
+}
+
+/// An attempt on its way to its home.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    prepared: &'a Prepared,
+    attempt: Attempt,
+    node: &'a NodeName,
+    times: Times,
+    sent: Instant,
 }
 
 type Answer = Result<Option<decision::Result>, CallError>;
@@ -40,6 +56,13 @@ impl Processor {
         times: Times,
     ) -> Sent {
         let is_alone = voters.is_empty();
+        let call = Call {
+            prepared,
+            attempt,
+            node,
+            times,
+            sent: Instant::now(),
+        };
         let (early, told) = oneshot::channel();
         let request = decide_request(prepared, attempt, &voters, times.deadline);
         let mut answer = pin!(self.adjudicators.decide(node, request, times.deadline, early));
@@ -55,8 +78,11 @@ impl Processor {
             tokio::select! {
                 biased;
                 // First: a stream that broke since says less.
-                decided = &mut told => break self.decided(prepared, attempt, &decided, answer, times).await,
-                answer = &mut answer => break self.answered(prepared, attempt, is_alone, answer, &mut no),
+                decided = &mut told => break self.decided(call, &decided, answer).await,
+                answer = &mut answer => {
+                    call.note(None, home_trace(&answer));
+                    break self.answered(prepared, attempt, is_alone, answer, &mut no);
+                }
                 refused = &mut votes, if no.is_none() => {
                     tracing::debug!(txn = %attempt.txn, error = %refused.error, "a range does not take part");
                     no = Some(refused);
@@ -119,12 +145,13 @@ impl Processor {
     /// comes first; when neither does, it is asked for.
     async fn decided(
         &self,
-        prepared: &Prepared,
-        attempt: Attempt,
+        call: Call<'_>,
         decided: &Decided,
         answer: impl Future<Output = Answer>,
-        times: Times,
     ) -> Verdict {
+        let heard = Instant::now();
+        let attempt = call.attempt;
+        let mut answer = pin!(answer);
         self.env.reached("query: commit decided").await;
         let (epoch, lsn) = (Epoch(decided.epoch), Lsn(decided.lsn));
         let commit = Timestamp(decided.commit);
@@ -132,28 +159,99 @@ impl Processor {
         let silence = Duration::from_millis(self.config.outcome_attempt_ms);
         tokio::select! {
             biased;
-            answer = answer => match answer {
+            answer = &mut answer => match answer {
                 Ok(Some(decision::Result::Committed(committed))) => {
+                    call.note(Some((heard, call.node.0.clone())), committed.trace);
                     return Verdict::Committed(Timestamp(committed.commit));
                 }
                 _ => self.owners.forget(attempt.home, attempt.home_epoch),
             },
             known = known() => if known == Known::Committed {
+                if call.prepared.span.is_on() {
+                    self.collect(call, heard, commit, answer).await;
+                }
                 return self.committed_early(commit);
             },
             () = tokio::time::sleep(silence) => {}
         }
-        let token = prepared.token();
+        let token = call.prepared.token();
         tokio::select! {
             biased;
-            verdict = self.resolve(&token, attempt, times.deadline) => verdict,
+            verdict = self.resolve(&token, attempt, call.times.deadline) => verdict,
             Known::Committed = known() => self.committed_early(commit),
         }
+    }
+
+    /// The region's journal node told that a traced transaction has committed, ahead of the home: what the home measured comes with
+    /// its answer, which is waited for only now. Meanwhile the commit's timestamp passes.
+    async fn collect(
+        &self,
+        call: Call<'_>,
+        heard: Instant,
+        commit: Timestamp,
+        answer: impl Future<Output = Answer>,
+    ) {
+        let known = Instant::now();
+        let learned = known.saturating_duration_since(heard);
+        let not_past = if is_broken(Rule::CommitWait) {
+            Timestamp::ZERO
+        } else {
+            commit
+        };
+        let wait = async {
+            meridian_clock::wait_until_past(&*self.env.clock, not_past).await;
+            known.elapsed()
+        };
+        let until = call.times.deadline.min(known + COLLECT);
+        let (waited, answer) = tokio::join!(
+            tokio::time::timeout_at(until, wait),
+            tokio::time::timeout_at(until, answer)
+        );
+        let trace = answer.ok().and_then(|answer| home_trace(&answer));
+        let by = "this region's journal node".to_owned();
+        call.add(heard, Some((learned, by)), trace);
+        let whole = known.elapsed();
+        let waited = waited.unwrap_or(whole);
+        call.prepared.span.add(|| {
+            let collected = whole.saturating_sub(waited);
+            vec![hop(Kind::CommitWait, 1, waited), hop(Kind::Collect, 1, collected)]
+        });
     }
 
     fn committed_early(&self, commit: Timestamp) -> Verdict {
         self.figures.count_early_commit();
         Verdict::Committed(commit)
+    }
+}
+
+impl Call<'_> {
+    /// It was answered now. `heard`: when the decision was heard of before, and who tells that it is durable.
+    fn note(&self, heard: Option<(Instant, String)>, trace: Option<HomeTrace>) {
+        let (until, by) = heard.unzip();
+        let learned = until.map(|heard| heard.elapsed()).zip(by);
+        self.add(until.unwrap_or_else(Instant::now), learned, trace);
+    }
+
+    /// The decision was heard of then.
+    fn add(&self, until: Instant, learned: Option<(Duration, String)>, trace: Option<HomeTrace>) {
+        self.prepared.span.add(|| {
+            let call = HomeCall {
+                node: &self.node.0,
+                stream: self.attempt.home.0,
+                took: until.saturating_duration_since(self.sent),
+                learned,
+                trace,
+            };
+            call.hops()
+        });
+    }
+}
+
+/// What the home measured, if its answer says.
+fn home_trace(answer: &Answer) -> Option<HomeTrace> {
+    match answer {
+        Ok(Some(decision::Result::Committed(committed))) => committed.trace.clone(),
+        _ => None,
     }
 }
 
@@ -184,5 +282,6 @@ fn decide_request(
         reads: part.map(|part| part.reads.clone()).unwrap_or_default(),
         timeout_ms: remaining_ms(deadline),
         participants: participants.collect(),
+        trace: prepared.span.is_on(),
     }
 }

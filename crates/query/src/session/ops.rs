@@ -198,7 +198,7 @@ impl Session {
                 };
             }
             Op::Commit(_) => self.commit(id, txn, deadline),
-            read => self.read(read, txn, deadline),
+            read => self.read(id, read, txn, deadline),
         };
         match work {
             Ok(work) => self.run_in_txn(id, number, exclusive, operation, work),
@@ -241,12 +241,12 @@ impl Session {
         );
     }
 
-    fn read(&self, op: Op, txn: Arc<Txn>, deadline: Instant) -> KvResult<Work> {
+    fn read(&self, id: u64, op: Op, txn: Arc<Txn>, deadline: Instant) -> KvResult<Work> {
         let permit = self.processor.admit()?;
         let processor = self.processor.clone();
         Ok(match op {
             Op::Get(get) => {
-                let issued = txn.issue_get(vec![get.key], get.for_update)?;
+                let issued = txn.issue_get(vec![get.key], get.for_update)?.numbered(id);
                 async move {
                     let got = issued.run_one(&processor, deadline).await?;
                     drop(permit);
@@ -255,7 +255,7 @@ impl Session {
                 .boxed()
             }
             Op::BatchGet(get) => {
-                let issued = txn.issue_get(get.keys, get.for_update)?;
+                let issued = txn.issue_get(get.keys, get.for_update)?.numbered(id);
                 async move {
                     let got = issued.run_batch(&processor, deadline).await?;
                     drop(permit);
@@ -406,5 +406,5 @@ async fn commit(
         processor.launch(prepared, deadline);
     }
     let committed = processor.commit_result(txn, deadline).await?;
-    Ok(Reply::Committed(commit_response(committed)))
+    Ok(Reply::Committed(commit_response(txn, committed)))
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Txn;
 use crate::begin::Snapshot;
 use crate::processor::Processor;
+use crate::trace::Span;
 
 impl Txn {
     /// The snapshot, fixed by the first caller (R1), who wants to read these keys.
@@ -20,7 +21,9 @@ impl Txn {
         processor: &Processor,
         keys: &KeyRange,
         deadline: Instant,
+        span: &Span,
     ) -> KvResult<Timestamp> {
+        let asked = Instant::now();
         let choose = || self.choose_start(processor, keys, deadline);
         if is_broken(Rule::StartFixed) {
             return choose().await;
@@ -29,7 +32,10 @@ impl Txn {
             return Ok(*start);
         }
         match tokio::time::timeout_at(deadline, self.start.get_or_try_init(choose)).await {
-            Ok(start) => start.copied(),
+            Ok(start) => {
+                span.step(v1::hop::Kind::Snapshot, asked);
+                start.copied()
+            }
             Err(_) => Err(KvError::DeadlineExceeded {
                 waiting_for: "the clock to reach the snapshot asked for".to_owned(),
             }),

@@ -159,7 +159,7 @@ impl FakeAdjudicator {
             reads: request.reads.into_iter().map(KeyRange::from).collect(),
         };
         let vote = (attempt, stream);
-        let voted = Ok(decision::Result::Voted(Voted {}));
+        let voted = Ok(decision::Result::Voted(Voted::default()));
         let script = core
             .vote_scripts
             .get_mut(&stream)

@@ -253,6 +253,7 @@ impl Core {
             commit: commit.0,
             lsn: lsn.0,
             epoch: self.epoch.0,
+            trace: None,
         })
     }
 
@@ -449,6 +450,7 @@ impl Storage for FakeStorage {
                                     replies: vec![StorageReadReply {
                                         id,
                                         result: Some(result),
+                                        trace: None,
                                     }],
                                 });
                         let _ = sender.send(reply).await;

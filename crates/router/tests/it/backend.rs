@@ -310,6 +310,7 @@ impl Kv for Backend {
         Ok(Response::new(v1::BeginResponse {
             transaction: handle.encode(),
             token: None,
+            trace: None,
         }))
     }
 

@@ -21,7 +21,7 @@ use meridian_rpc::error::KvResult;
 use meridian_rpc::internal::storage_read::Read;
 use meridian_rpc::internal::storage_read_reply::Result as Answer;
 use meridian_rpc::internal::{
-    ClosedAnswer, StorageRead, StorageReadBatch, StorageReadReply, StorageReadReplyBatch,
+    ClosedAnswer, ReadTrace, StorageRead, StorageReadBatch, StorageReadReply, StorageReadReplyBatch,
 };
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{RangeId, Timestamp, limits};
@@ -53,7 +53,28 @@ pub(super) struct Reading {
     deadline: Instant,
     ranges: BTreeSet<RangeId>,
     job: Job,
+    /// Of a read that is traced.
+    measured: Option<Measured>,
     _ticket: Ticket,
+}
+
+/// How far a read that is traced has come, and when.
+#[derive(Clone, Copy)]
+struct Measured {
+    closed: Instant,
+    evaluated: Instant,
+}
+
+impl Reading {
+    /// What it took until now, if it is traced.
+    fn trace(&self) -> Option<ReadTrace> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.measured.map(|measured| ReadTrace {
+            closed_wait_us: micros(measured.closed.saturating_duration_since(self.came)),
+            evaluate_us: micros(measured.evaluated.saturating_duration_since(measured.closed)),
+            uncertainty_wait_us: micros(measured.evaluated.elapsed()),
+        })
+    }
 }
 
 pub(super) struct Connection {
@@ -168,6 +189,7 @@ impl Connection {
             at,
             timeout_ms,
             read,
+            trace,
         } = read;
         let map = self.shared.owners.map();
         let read = match read {
@@ -213,6 +235,10 @@ impl Connection {
             deadline: came + timeout,
             ranges,
             job,
+            measured: trace.then_some(Measured {
+                closed: came,
+                evaluated: came,
+            }),
             _ticket: ticket,
         };
         if !self.start(reading) {
@@ -223,7 +249,7 @@ impl Connection {
 
     /// R5: runs the read if all its ranges are closed, else parks it on one that is not. Answers whether it
     /// runs.
-    fn start(&mut self, reading: Reading) -> bool {
+    fn start(&mut self, mut reading: Reading) -> bool {
         self.shared.note_read(&reading.ranges, reading.at);
         let open = {
             let closed = self.shared.closed.borrow();
@@ -234,6 +260,9 @@ impl Connection {
                 .find(|range| !closed.covers([*range], reading.at) && !is_broken(Rule::ClosureWait))
         };
         let Some(range) = open else {
+            if let Some(measured) = &mut reading.measured {
+                measured.closed = Instant::now();
+            }
             self.running.push_back(reading);
             return true;
         };
@@ -280,7 +309,8 @@ impl Connection {
                 && let Some(held) = self.parked.take_timely(earliest)
             {
                 log_shown(held.reading.at, held.consulted);
-                self.send(held.reply);
+                let trace = held.reading.trace();
+                self.send(StorageReadReply { trace, ..held.reply });
             }
         }
         let now = Instant::now();
@@ -348,13 +378,17 @@ impl Connection {
     }
 
     /// Answers, when R6 still allows it and as soon as R4 does.
-    fn done(&mut self, reading: Reading, answer: Answer, consulted: Consulted) {
+    fn done(&mut self, mut reading: Reading, answer: Answer, consulted: Consulted) {
         if let Err(error) = self.shared.admit(reading.at) {
             return self.reply(reading.id, Answer::Error(error.to_proto()));
+        }
+        if let Some(measured) = &mut reading.measured {
+            measured.evaluated = Instant::now();
         }
         let reply = StorageReadReply {
             id: reading.id,
             result: Some(answer),
+            trace: reading.trace(),
         };
         if consulted.may_answer(self.shared.clock.now()) || is_broken(Rule::UncertaintyWait) {
             log_shown(reading.at, consulted);
@@ -375,6 +409,7 @@ impl Connection {
         self.send(StorageReadReply {
             id,
             result: Some(answer),
+            trace: None,
         });
     }
 

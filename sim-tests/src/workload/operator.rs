@@ -1,5 +1,6 @@
 //! The operator: has ranges moved, split and merged, and regions drained, through routers, while clients run and faults strike.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meridian_client::proto::RangeMove;
@@ -22,11 +23,12 @@ const UNDRAIN_PAUSE: Duration = Duration::from_millis(200);
 /// Changes the ranges as long as faults go on.
 pub async fn run(client: &Client, control: &Control, shared: &Shared, changes: &Changes) {
     let mut rng = StdRng::seed_from_u64(derive(shared.plan.seed, OPERATOR));
+    let mut drained = BTreeSet::new();
     control.reached(Phase::Chaos).await;
     loop {
         tokio::time::sleep(changes.every.mul_f64(rng.random_range(0.0..2.0))).await;
         if control.phase.get() > Phase::Chaos {
-            return undrain_all(client, shared).await;
+            return undrain_all(client, drained).await;
         }
         // What it knows may be old: then it asks for something that cannot be.
         let map = shared.newest_map();
@@ -40,6 +42,9 @@ pub async fn run(client: &Client, control: &Control, shared: &Shared, changes: &
             version = map.version,
             "the ranges are to be changed"
         );
+        if let RangeChange::Drain(region) = &change {
+            drained.insert(region.clone());
+        }
         let what = match client.change_ranges(change).await {
             Ok(version) => {
                 tracing::info!(kind, version, "the ranges are changed");
@@ -56,12 +61,15 @@ pub async fn run(client: &Client, control: &Control, shared: &Shared, changes: &
 }
 
 /// Clients that know one region only get nothing done as long as it is drained: when all faults are healed, so is this.
-async fn undrain_all(client: &Client, shared: &Shared) {
-    while let Some(region) = shared.newest_map().drained.keys().next().cloned() {
-        if let Err(error) = client.change_ranges(RangeChange::Undrain(region)).await {
+///
+/// All that were ever asked for, whatever the map says: a drain of which nothing is known may stand in the log and be committed by the
+/// next owner, after everybody has looked.
+async fn undrain_all(client: &Client, drained: BTreeSet<String>) {
+    for region in drained {
+        while let Err(error) = client.change_ranges(RangeChange::Undrain(region.clone())).await {
             tracing::info!(%error, "perhaps a region is undrained");
+            tokio::time::sleep(UNDRAIN_PAUSE).await;
         }
-        tokio::time::sleep(UNDRAIN_PAUSE).await;
     }
 }
 

@@ -314,6 +314,7 @@ impl Reader {
             at,
             timeout_ms: 5_000,
             read: Some(Read::Scan(scan)),
+            trace: false,
         };
         match self.one(read).await? {
             Answer::Page(page) => Ok(page),
@@ -329,6 +330,7 @@ pub fn get(key: &str, at: u64) -> StorageRead {
         at,
         timeout_ms: 5_000,
         read: Some(Read::Get(GetKeys { keys })),
+        trace: false,
     }
 }
 

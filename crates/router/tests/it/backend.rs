@@ -341,6 +341,7 @@ impl Kv for Backend {
         Ok(Response::new(v1::CommitResponse {
             commit_timestamp: 7,
             token: None,
+            trace: None,
         }))
     }
 

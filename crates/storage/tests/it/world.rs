@@ -330,6 +330,7 @@ pub fn get(key: &str, at: u64) -> StorageRead {
         at,
         timeout_ms: 5_000,
         read: Some(Read::Get(GetKeys { keys })),
+        trace: false,
     }
     trace: false,
         trace: false,

@@ -101,13 +101,17 @@ pub enum Rule {
     FencePromise,
     /// Section 7: an append is acknowledged only after `fdatasync`.
     SyncBeforeAck,
+    /// Decision 28: only what every storage node has in a checkpoint is trimmed.
+    TrimEarly,
+    /// Decision 28: what a storage node says of its checkpoint is believed only of entries that the journal node holds as well.
+    TrimBelief,
     /// Section 9: an entry's writes and its position are applied in one batch.
     AtomicApply,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -155,6 +159,8 @@ impl Rule {
         Self::LogChoice,
         Self::FencePromise,
         Self::SyncBeforeAck,
+        Self::TrimEarly,
+        Self::TrimBelief,
         Self::AtomicApply,
     ];
 
@@ -208,6 +214,8 @@ impl Rule {
             Self::LogChoice => "log-choice",
             Self::FencePromise => "fence-promise",
             Self::SyncBeforeAck => "sync-before-ack",
+            Self::TrimEarly => "trim-early",
+            Self::TrimBelief => "trim-belief",
             Self::AtomicApply => "atomic-apply",
         }
     }

@@ -298,7 +298,7 @@ impl FakeJournal {
     async fn receive(
         self,
         mut input: Streaming<AppendBatch>,
-        replies: mpsc::Sender<Result<AppendReplyBatch, Status>>,
+        replies: mpsc::Sender<Result<AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, Status>>,
         life: CancellationToken,
     ) {
         let mut owner = String::new();
@@ -533,6 +533,13 @@ impl Journal for FakeJournal {
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchBatch, Status>> + Send>>;
+
+    async fn checkpointed(
+        &self,
+        _: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        Err(Status::unimplemented("not trimmed"))
+    }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let life = self.check_alive()?;

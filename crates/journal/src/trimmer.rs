@@ -106,7 +106,7 @@ impl Trimmer {
         let trimmer = self.clone();
         let body = move || {
             trimmer.pass();
-            drop(done.send(()));
+            let _ = done.send(());
         };
         let started = std::thread::Builder::new()
             .name("journal-trimmer".to_owned())

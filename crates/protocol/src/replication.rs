@@ -271,8 +271,7 @@ impl Replication {
 
     /// The journal nodes that hold this log hold nothing before the entry after `base`, which is committed: the log begins there,
     /// and so does every replica that lacks more. `false` when the log does not hold that entry, and nothing was changed.
-    ///
-    /// Only while nothing is under way to the replicas concerned.
+    /// What is still under way to a replica is answered as ever.
     pub fn begin_at(&mut self, base: Position) -> bool {
         if base.lsn < self.log.base().lsn || self.log.epoch_at(base.lsn) != Some(base.epoch) {
             return false;

@@ -522,6 +522,7 @@ impl Journal for FakeJournal {
             .map(|chunk| {
                 Ok(ReadResponse {
                     entries: chunk.iter().map(strip).collect(),
+                    base: None,
                 })
             })
             .collect();

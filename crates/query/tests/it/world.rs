@@ -425,7 +425,7 @@ impl FakeStorage {
 
 #[tonic::async_trait]
 impl Storage for FakeStorage {
-    type CheckpointStream = ReceiverStream<Result<CheckpointPart, Status>>;
+    type CheckpointStream = Stream<CheckpointPart>;
 
     async fn checkpoint(
         &self,

@@ -103,15 +103,13 @@ pub enum Rule {
     SyncBeforeAck,
     /// Decision 28: only what every storage node has in a checkpoint is trimmed.
     TrimEarly,
-    /// Decision 28: what a storage node says of its checkpoint is believed only of entries that the journal node holds as well.
-    TrimBelief,
     /// Section 9: an entry's writes and its position are applied in one batch.
     AtomicApply,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 49] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -160,7 +158,6 @@ impl Rule {
         Self::FencePromise,
         Self::SyncBeforeAck,
         Self::TrimEarly,
-        Self::TrimBelief,
         Self::AtomicApply,
     ];
 
@@ -215,7 +212,6 @@ impl Rule {
             Self::FencePromise => "fence-promise",
             Self::SyncBeforeAck => "sync-before-ack",
             Self::TrimEarly => "trim-early",
-            Self::TrimBelief => "trim-belief",
             Self::AtomicApply => "atomic-apply",
         }
     }

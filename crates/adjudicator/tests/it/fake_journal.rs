@@ -11,6 +11,7 @@ use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::journal_server::{Journal, JournalServer};
 use meridian_rpc::internal::*;
+use meridian_rpc::internal::{CheckpointedRequest, CheckpointedResponse};
 use meridian_types::{DiskId, Epoch, Lsn, NodeName, Position, limits};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -298,7 +299,7 @@ impl FakeJournal {
     async fn receive(
         self,
         mut input: Streaming<AppendBatch>,
-        replies: mpsc::Sender<Result<AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, Status>>,
+        replies: mpsc::Sender<Result<AppendReplyBatch, Status>>,
         life: CancellationToken,
     ) {
         let mut owner = String::new();

@@ -399,12 +399,7 @@ fn begin(
 ) {
     stream.begin(base, undo);
     decided.records.push(Body::Base(id, base));
-    let position = base.position;
-    tracing::info!(stream = %id, %epoch, base = %position, "the log begins where its owner's does");
-    tracing::trace!(
-        target: events::TARGET, event = "begun", stream = id.0, owner_epoch = epoch.0, epoch = position.epoch.0,
-        lsn = position.lsn.0
-    );
+    tracing::info!(stream = %id, %epoch, base = %base.position, "the log begins where its owner's does");
 }
 
 /// What was decided about the appends of one batch.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use meridian_rpc::KvError;
 use meridian_rpc::internal::CheckpointedRequest;
-use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Lsn, NodeName, Position, StreamId};
 
 use super::Journal;
@@ -93,7 +92,7 @@ fn is_held(stream: &Stream, position: Position) -> bool {
         return true;
     }
     let slot = stream.index.get(position.lsn);
-    let is_same = stream.log.epoch_at(position.lsn) == Some(position.epoch) || is_broken(Rule::TrimBelief);
+    let is_same = stream.log.epoch_at(position.lsn) == Some(position.epoch);
     is_same && slot.is_some_and(|slot| slot.location.is_placed())
 }
 

@@ -6,7 +6,7 @@ use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::{AppendReply, AppendReplyBatch};
-use meridian_types::Position;
+use meridian_types::{LogBase, Position};
 
 use super::{Answer, Decision, Journal, Pending, Phase, State, Work};
 use crate::wal::Location;
@@ -203,7 +203,10 @@ fn log_durable(record: &Body) {
         Body::Promise(stream, epoch, _) => {
             tracing::trace!(target: events::TARGET, event = "promised", stream = stream.0, epoch = epoch.0);
         }
-        Body::Rejoined(_) | Body::Base(..) | Body::End(_) => {}
+        Body::Base(stream, LogBase { position, .. }) => tracing::trace!(
+            target: events::TARGET, event = "begun", stream = stream.0, epoch = position.epoch.0, lsn = position.lsn.0
+        ),
+        Body::Rejoined(_) | Body::End(_) => {}
     }
 }
 

@@ -109,6 +109,12 @@ mod tests {
     use super::*;
     use crate::invariants::testing::{STREAM, counted, decided, judge, opening, persisted};
 
+    fn check_with_two(log: &Log<'_>) -> Vec<Violation> {
+        let mut two = Log::new(log.events, log.maps[&1]);
+        two.storage = ["s-1", "s-2"].map(str::to_owned).to_vec();
+        check(&two)
+    }
+
     fn at(epoch: u64, lsn: u64) -> Position {
         Position::new(epoch, lsn)
     }
@@ -133,15 +139,7 @@ mod tests {
         history.extend((1..=4).map(|lsn| ("j-1", persisted(1, lsn, 0))));
         history.push(("j-1", counted(1, 1, 4)));
         history.extend(events);
-        let check = |log: &Log<'_>| {
-            let storage = ["s-1", "s-2"].map(str::to_owned);
-            let log = Log {
-                storage: storage.to_vec(),
-                ..Log::new(log.events, log.maps[&1])
-            };
-            check(&log)
-        };
-        judge(check, history)
+        judge(check_with_two, history)
     }
 
     #[test]

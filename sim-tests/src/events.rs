@@ -220,6 +220,18 @@ pub enum Event {
         at: Position,
         timestamp: Timestamp,
     },
+    Trimmed {
+        stream: StreamId,
+        at: Position,
+    },
+    Begun {
+        stream: StreamId,
+        at: Position,
+    },
+    Checkpointed {
+        stream: StreamId,
+        at: Position,
+    },
     Restored {
         stream: StreamId,
         at: Position,
@@ -280,6 +292,9 @@ impl Event {
             Self::Promised { .. } => "promised",
             Self::Accepted { .. } => "accepted",
             Self::Persisted { .. } => "persisted",
+            Self::Trimmed { .. } => "trimmed",
+            Self::Begun { .. } => "begun",
+            Self::Checkpointed { .. } => "checkpointed",
             Self::Restored { .. } => "restored",
             Self::Followed { .. } => "followed",
             Self::Applied { .. } => "applied",

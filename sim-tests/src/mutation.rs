@@ -144,6 +144,7 @@ fn rule_says(rule: Rule) -> &'static str {
         Rule::LogChoice => "7: any log that answered is adopted",
         Rule::FencePromise => "7: a fence's promise is not persisted",
         Rule::SyncBeforeAck => "7: acknowledged without `fdatasync`",
+        Rule::TrimEarly => "28: what storage nodes have no checkpoint of is trimmed",
         Rule::AtomicApply => "9: the position is applied before the writes",
     }
 }

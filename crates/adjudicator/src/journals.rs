@@ -10,7 +10,7 @@ use meridian_rpc::internal::journal_client::JournalClient;
 use meridian_rpc::internal::{
     Entry, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
 };
-use meridian_types::{Epoch, Lsn, Position, StreamId, limits};
+use meridian_types::{Epoch, LogBase, Lsn, Position, StreamId, limits};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -31,6 +31,14 @@ pub(crate) async fn state(ctx: &Context, replica: usize, stream: StreamId) -> Op
     };
     let mut client = client(ctx, replica);
     answered(ctx, replica, "State", client.state(request)).await
+}
+
+/// What one replica's log of the stream begins behind, if it was trimmed and the replica answers.
+pub(crate) async fn base(ctx: &Context, replica: usize, stream: StreamId) -> Option<LogBase> {
+    let answer = state(ctx, replica, stream).await?;
+    let mut states = answer.streams.into_iter();
+    let state = states.find(|state| state.stream == stream.0)?;
+    state.base.map(LogBase::from)
 }
 
 /// Asks one replica for the promise.
@@ -69,6 +77,7 @@ async fn answered<T>(
 pub(crate) struct LogReader {
     messages: Streaming<ReadResponse>,
     timeout: Duration,
+    base: Option<LogBase>,
 }
 
 impl LogReader {
@@ -94,6 +103,7 @@ impl LogReader {
             Ok(answer) => Ok(Self {
                 messages: answer?.into_inner(),
                 timeout,
+                base: None,
             }),
             Err(_) => Err(late()),
         }
@@ -102,9 +112,17 @@ impl LogReader {
     /// The next entries; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Entry>>, Status> {
         match tokio::time::timeout(self.timeout, self.messages.message()).await {
-            Ok(message) => Ok(message?.map(|message| message.entries)),
+            Ok(message) => Ok(message?.map(|message| {
+                self.base = self.base.or(message.base.map(LogBase::from));
+                message.entries
+            })),
             Err(_) => Err(late()),
         }
+    }
+
+    /// What the node's log begins behind, if it was trimmed; known once something was read.
+    pub(crate) fn base(&self) -> Option<LogBase> {
+        self.base
     }
 }
 

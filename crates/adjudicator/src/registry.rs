@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use meridian_rpc::internal::{AppendReply, AppendRequest, Closure, Entry};
 use meridian_rpc::v1::OwnedRangeStatus;
-use meridian_types::{Epoch, Position, StreamId};
+use meridian_types::{Epoch, LogBase, Position, StreamId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -51,12 +51,17 @@ pub(crate) enum LinkEvent {
         replica: usize,
         epoch: Epoch,
         entries: Vec<Entry>,
+        /// Nobody who answers has them: what the logs of those begin behind.
+        trimmed: Option<LogBase>,
     },
     /// The positions of entries before those that are known, oldest first.
     FetchedOlder {
         replica: usize,
         epoch: Epoch,
         positions: Vec<Position>,
+        /// What the log begins behind that they were read from, if it was trimmed and they reach back that far; the same as above when
+        /// there are none.
+        trimmed: Option<LogBase>,
     },
 }
 

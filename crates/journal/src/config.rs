@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meridian_types::NodeName;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
@@ -38,6 +39,13 @@ pub struct Config {
     /// This directory replaces a lost disk: if it is not registered, or something durable is damaged, begin with a new disk id and
     /// an empty log, and count again once the streams' owners have rebuilt it. Has no effect on a sound disk.
     pub replace_lost_disk: bool,
+    /// What is needed by nobody any more is trimmed, but nothing younger than this, in milliseconds. Not below the time for which outcomes can
+    /// be asked for (10 minutes), but for tests.
+    pub trim_min_age_ms: u64,
+    /// All storage nodes of all regions: nothing is trimmed that one of them does not have in a checkpoint. When none is named nothing
+    /// is trimmed. Follows from the cluster's configuration.
+    #[serde(skip)]
+    pub storage_nodes: Vec<NodeName>,
     /// What the log is written by.
     pub writer: Writer,
 }
@@ -66,6 +74,8 @@ impl Default for Config {
             idle_sync_ms: 1_000,
             max_streams: 100_000,
             replace_lost_disk: false,
+            trim_min_age_ms: 3_600_000,
+            storage_nodes: Vec::new(),
             writer: Writer::default(),
         }
     }

@@ -10,7 +10,7 @@ use meridian_types::{ClusterId, DiskId, NodeName};
 
 use crate::error::StartError;
 use crate::files::{Files, RealFiles, read_exact_at};
-use crate::wal::{MARK_FILE, Mark, segment_number};
+use crate::wal::{BASE_FILE, MARK_FILE, Mark, NEW_BASE_FILE, segment_number};
 
 const IDENTITY_FILE: &str = "IDENTITY";
 const NEW_IDENTITY_FILE: &str = "IDENTITY.new";
@@ -61,7 +61,7 @@ pub fn load(dir: &Path) -> Result<DiskIdentity, StartError> {
 /// [`initialise`] for any kind of files.
 pub fn initialise_in(files: &dyn Files, identity: &DiskIdentity) -> Result<(), StartError> {
     let names = list(files)?;
-    let in_use = |name: &String| name == IDENTITY_FILE || segment_number(name).is_some();
+    let in_use = |name: &String| name == IDENTITY_FILE || is_log(name);
     if let Some(file) = names.iter().find(|name| in_use(name)) {
         return Err(StartError::AlreadyRegistered {
             file: files.describe(file),
@@ -77,11 +77,16 @@ pub fn replace_in(files: &dyn Files, identity: &DiskIdentity) -> Result<(), Star
     // The new identity first: after a crash in between, what is left of the old disk does not fit it and is refused.
     write(files, identity)?;
     let names = list(files)?;
-    for name in names.iter().filter(|name| segment_number(name).is_some()) {
+    for name in names.iter().filter(|name| is_log(name)) {
         let removed = files.remove(name);
         removed.map_err(|error| StartError::io("remove", &files.describe(name), error))?;
     }
     renew_mark(files, &names)
+}
+
+/// Whether a file holds a part of the log.
+fn is_log(name: &str) -> bool {
+    name == BASE_FILE || name == NEW_BASE_FILE || segment_number(name).is_some()
 }
 
 /// [`load`] for any kind of files.

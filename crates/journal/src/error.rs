@@ -5,6 +5,8 @@ use std::io;
 use meridian_rpc::ServiceFailure;
 use meridian_types::DiskId;
 
+use crate::wal::format::Owner;
+
 /// Why a journal node does not start. Each message names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -109,6 +111,20 @@ impl StartError {
             offset,
             what: what.into(),
             disk: None,
+        }
+    }
+
+    pub(crate) fn wrong_disk(file: String, found: &Owner, expected: &Owner) -> Self {
+        let describe = |owner: &Owner| {
+            format!(
+                "disk {} of node {} in cluster {}",
+                owner.disk, owner.node, owner.cluster
+            )
+        };
+        Self::WrongDisk {
+            file,
+            found: describe(found),
+            expected: describe(expected),
         }
     }
 

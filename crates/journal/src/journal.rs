@@ -8,6 +8,7 @@
 //! Decisions enter the queue in the order in which they were made, and replies leave in that order, after the sync that covers them.
 
 mod append;
+mod checkpoints;
 mod closures;
 mod commits;
 mod complete;
@@ -15,9 +16,11 @@ mod fetch;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trimming;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use meridian_clock::SharedClock;
 use meridian_metrics::{Counter, names};
@@ -25,7 +28,7 @@ use meridian_protocol::fencing::ReplicaLog;
 use meridian_protocol::quorum;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::{AppendReply, AppendReplyBatch, FenceResponse};
-use meridian_types::{Epoch, NodeName, Position, StreamId};
+use meridian_types::{Epoch, Lsn, NodeName, Position, StreamId, Timestamp};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -36,11 +39,14 @@ use crate::disk::DiskIdentity;
 use crate::stream::{Stream, Undo};
 use crate::wal::Segments;
 use crate::wal::format::Body;
+use checkpoints::Checkpoints;
 use closures::Closures;
 use commits::Commits;
 
 pub use append::MAX_OWNER_BYTES;
+pub use fetch::{Fetched, Located};
 pub use state::Figures;
+pub use trimming::Plan;
 
 /// Where an append batch's replies go; a place in the connection's bounded queue, taken before the batch is decided.
 pub type ReplySlot = mpsc::OwnedPermit<Result<AppendReplyBatch, Status>>;
@@ -80,6 +86,9 @@ struct State {
     next_connection: u64,
     closures: Closures,
     commits: Commits,
+    checkpoints: Checkpoints,
+    /// The segment that is written to.
+    active_segment: u32,
     phase: Phase,
     figures: Figures,
 }
@@ -139,6 +148,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// The log's segments, for reading.
     pub segments: Segments,
+    /// The one that is written to.
+    pub active_segment: u32,
 }
 
 impl Journal {
@@ -150,6 +161,7 @@ impl Journal {
             mut replicas,
             clock,
             segments,
+            active_segment,
         } = parts;
         if !replicas.contains(&identity.node) {
             replicas.push(identity.node.clone());
@@ -164,9 +176,15 @@ impl Journal {
             .queue_bytes
             .min(Semaphore::MAX_PERMITS)
             .min(u32::MAX as usize);
+        let mut commits = Commits::default();
+        for (id, stream) in &streams {
+            // What was trimmed is committed.
+            if stream.log.committed() > Lsn(0) {
+                commits.note(*id);
+            }
+        }
         Self {
             quorum: quorum::majority(replicas.len()),
-            config,
             identity,
             replicas,
             own_index,
@@ -178,10 +196,13 @@ impl Journal {
                 connections: BTreeMap::new(),
                 next_connection: 0,
                 closures: Closures::default(),
-                commits: Commits::default(),
+                commits,
+                checkpoints: Checkpoints::new(&config.storage_nodes),
+                active_segment,
                 phase: Phase::Serving,
                 figures: Figures::default(),
             }),
+            config,
             work: Condvar::new(),
             work_task: Notify::new(),
             progress: watch::Sender::new(0),
@@ -210,6 +231,21 @@ impl Journal {
     /// Wakes subscribers when there is something new for them.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
+    }
+
+    /// What is older than this was there for `age`, whatever this node's clock is wrong by.
+    pub fn old_before(&self, age: Duration) -> Timestamp {
+        self.clock.now().earliest.saturating_sub(age)
+    }
+
+    /// More may be known to be committed, or to be gone.
+    pub fn note_trimmed(&self) {
+        self.note_progress();
+    }
+
+    /// The segments up to `last` are to be removed: nobody may hold them open.
+    pub fn forget_segments(&self, last: u32) {
+        self.segments.forget_up_to(last);
     }
 
     /// Cancelled when the node serves no more.

@@ -13,12 +13,13 @@
 //! | `stream` | one stream: the pure `ReplicaLog` with where its entries are |
 //! | `journal` | all streams of the node, what is queued, what a sync makes true |
 //! | `writer` | drives the log, on a thread or in a task |
+//! | `trim`, `trimmer` | what of the log nobody needs any more, and taking it away |
 //! | `service` | the RPCs |
 //!
 //! Invariant: the journal never looks into a payload, and knows nothing of what a transaction is beyond its id.
 //!
-//! Limitations: the log is not trimmed, so it and its index in memory (32 bytes per entry) grow for ever; the newest
-//! committed lsn is not persisted: a restarted node learns it from its owner's next append.
+//! Limitations: the index in memory takes 32 bytes per entry that was not trimmed; the newest committed lsn is not persisted: a restarted
+//! node learns it from its owner's next append, or from a storage node's checkpoint.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -29,6 +30,8 @@ mod journal;
 mod service;
 mod start;
 mod stream;
+mod trim;
+mod trimmer;
 pub mod wal;
 mod writer;
 

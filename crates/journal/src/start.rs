@@ -19,6 +19,7 @@ use crate::files::Files;
 use crate::journal::{Journal, Parts};
 use crate::service::JournalService;
 use crate::stream::Stream;
+use crate::trimmer::Trimmer;
 use crate::wal::format::{Body, Owner, Record};
 use crate::wal::{Location, Segments, Wal};
 use crate::writer::LogWriter;
@@ -41,17 +42,21 @@ pub async fn start(
         },
         _ => StartError::io("lock", &files.describe("."), error),
     })?;
+    let lock: Arc<dyn Send + Sync> = lock.into();
     let (identity, wal, streams) = open(&config, &env, identity, &files)?;
+    let owner = owner_of(&identity);
     let parts = Parts {
         config,
         identity,
         replicas,
         clock: env.clock.clone(),
-        segments: Segments::new(files),
+        segments: Segments::new(files.clone()),
+        active_segment: wal.active(),
     };
     let journal = Arc::new(Journal::new(parts, streams));
-    let writer = LogWriter::new(journal.clone(), wal, lock).in_world(env);
-    let stopped = tokio::spawn(supervise(journal.clone(), writer, shutdown));
+    let writer = LogWriter::new(journal.clone(), wal, lock.clone()).in_world(env.clone());
+    let trimmer = Trimmer::new(journal.clone(), files, owner, lock);
+    let stopped = tokio::spawn(supervise(journal.clone(), writer, trimmer.run(env), shutdown));
     let service = Arc::new(JournalService::new(journal));
     Ok(Started { service, stopped })
 }
@@ -147,11 +152,7 @@ fn open_registered(
             expected: describe(&env.node, identity),
         });
     }
-    let owner = Owner {
-        cluster: identity.cluster,
-        node: identity.node.clone(),
-        disk: identity.disk_id,
-    };
+    let owner = owner_of(identity);
     let mut streams = BTreeMap::new();
     let mut each = |record: Record, location| recover(&mut streams, identity, record, location);
     let (wal, recovered) = Wal::open(files.clone(), owner, config.segment_bytes, &mut each)?;
@@ -171,6 +172,14 @@ fn open_registered(
     Ok((wal, streams))
 }
 
+fn owner_of(identity: &DiskIdentity) -> Owner {
+    Owner {
+        cluster: identity.cluster,
+        node: identity.node.clone(),
+        disk: identity.disk_id,
+    }
+}
+
 /// One durable record, in the order in which they were written.
 fn recover(
     streams: &mut BTreeMap<StreamId, Stream>,
@@ -179,14 +188,23 @@ fn recover(
     location: Location,
 ) -> Result<(), String> {
     let unseen = || Stream::new(Journal::unseen(identity));
-    let stream = streams.entry(record.stream()).or_insert_with(unseen);
+    let Some(id) = record.stream() else {
+        return Err("a record that ends a base file stands in the middle of the log".to_owned());
+    };
+    let stream = streams.entry(id).or_insert_with(unseen);
     match record.body {
         Body::Entry(_, entry) => stream.recover(&entry, location)?,
         Body::Promise(_, epoch, owner) => {
             stream.log.on_recovered_promise(epoch, owner.clone());
+            stream.durable.on_promise(epoch, owner.clone());
             stream.owner.name = owner;
         }
-        Body::Rejoined(_) => stream.log.on_recovered_rejoined(),
+        Body::Rejoined(_) => {
+            stream.log.on_recovered_rejoined();
+            stream.durable.is_rebuilt = true;
+        }
+        Body::Base(_, base) => stream.recover_base(base, location),
+        Body::End(_) => {}
     }
     Ok(())
 }
@@ -199,13 +217,15 @@ fn new_disk_id(env: &Env) -> DiskId {
     DiskId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
-/// Runs the writer until shutdown or failure.
+/// Runs the writer, and trims, until shutdown or failure.
 async fn supervise(
     journal: Arc<Journal>,
     writer: LogWriter,
+    trimming: impl Future<Output = ()>,
     shutdown: CancellationToken,
 ) -> Result<(), ServiceFailure> {
-    let ended = write(&journal, writer);
+    // Trimming ends when the node stops; it must not go on when another one may have the directory.
+    let ended = async { tokio::join!(write(&journal, writer), trimming).0 };
     tokio::pin!(ended);
     let result = tokio::select! {
         biased;

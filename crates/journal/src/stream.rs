@@ -5,15 +5,17 @@
 //! Invariants: the index has one slot per entry of the log; the tail holds every entry that is not written yet.
 
 mod index;
+mod replaced;
 mod tail;
 
 use meridian_protocol::fencing::ReplicaLog;
 use meridian_protocol::takeover::RecoveredLog;
 use meridian_rpc::internal::Entry;
-use meridian_types::{Epoch, Lsn, NodeName, Position, Timestamp};
+use meridian_types::{Epoch, LogBase, Lsn, NodeName, Position, Timestamp};
 use tokio::time::Instant;
 
 pub use index::{Index, Slot};
+pub use replaced::Replaced;
 pub use tail::Tail;
 
 use crate::wal::Location;
@@ -34,6 +36,28 @@ pub struct Stream {
     pub acked: (Epoch, Vec<Lsn>),
     /// Who appends, or was promised to.
     pub owner: OwnerSeen,
+    /// What is on the disk and not in the log.
+    pub replaced: Replaced,
+    /// What is durable beside entries.
+    pub durable: Durable,
+}
+
+/// What was written and synced of a stream, beside its entries: only that may go into a base file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    /// The highest promise, and to whom it was given, if that is known.
+    pub promise: (Epoch, Option<NodeName>),
+    /// It was rebuilt on this disk.
+    pub is_rebuilt: bool,
+}
+
+impl Durable {
+    /// A promise is durable.
+    pub fn on_promise(&mut self, epoch: Epoch, owner: Option<NodeName>) {
+        if epoch > self.promise.0 {
+            self.promise = (epoch, owner);
+        }
+    }
 }
 
 /// What was seen of the owner of the promised epoch.
@@ -54,9 +78,12 @@ pub struct Undo {
     log: ReplicaLog,
     summary: RecoveredLog,
     owner: OwnerSeen,
-    index_len: usize,
-    /// The slots that a cut removed, after `index_len`.
+    replaced: Replaced,
+    last: Lsn,
+    /// The slots that a cut removed, after `last`.
     removed: Vec<Slot>,
+    /// The whole index, when the log began anew.
+    begun_from: Option<Index>,
 }
 
 impl Stream {
@@ -70,6 +97,8 @@ impl Stream {
             persisted: (Epoch(0), Position::START),
             acked: (Epoch(0), Vec::new()),
             owner: OwnerSeen::default(),
+            replaced: Replaced::default(),
+            durable: Durable::default(),
         }
     }
 
@@ -79,17 +108,30 @@ impl Stream {
             log: self.log.clone(),
             summary: self.summary,
             owner: self.owner.clone(),
-            index_len: self.index.len(),
+            replaced: self.replaced.clone(),
+            last: self.index.last(),
             removed: Vec::new(),
+            begun_from: None,
         }
     }
 
     /// Entries after `lsn` are replaced.
     pub fn cut_after(&mut self, lsn: Lsn, undo: &mut Undo) {
         undo.removed = self.index.cut_after(lsn);
-        undo.index_len = self.index.len();
+        undo.last = self.index.last();
+        let before = self.index.get(lsn).map(|slot| slot.location);
+        let removed = undo.removed.iter().map(|slot| slot.location);
+        self.replaced.on_cut(lsn.next(), removed, before);
         self.tail.cut_after(lsn);
         self.summary = self.index.summarise();
+    }
+
+    /// The log begins after `base`, which [`Self::log`] was told: whatever was held is not in it.
+    pub fn begin(&mut self, base: LogBase, undo: &mut Undo) {
+        undo.begun_from = Some(std::mem::replace(&mut self.index, Index::after(base)));
+        self.replaced.on_begun(u32::MAX);
+        self.tail.clear();
+        self.summary = index::of_base(&base);
     }
 
     /// Adds an entry that the log accepted; it is not written yet.
@@ -110,10 +152,8 @@ impl Stream {
             self.index.place(entry.lsn, location);
         }
         for undo in undos {
-            if undo.log.epoch_at(entry.lsn) == Some(entry.epoch)
-                && let Some(slot) = undo.removed_slot(entry.lsn)
-            {
-                slot.location = location;
+            if undo.log.epoch_at(entry.lsn) == Some(entry.epoch) {
+                undo.place(entry.lsn, location);
             }
         }
     }
@@ -121,12 +161,22 @@ impl Stream {
     /// Takes back a decision, the newest one first; what was learnt since of earlier ones stays.
     pub fn undo(&mut self, undo: Undo) {
         let committed = self.log.committed();
-        self.index.cut_after(Lsn(undo.index_len as u64));
+        self.log = undo.log;
+        match undo.begun_from {
+            // What was learnt of the other log says nothing of this one.
+            Some(index) => self.index = index,
+            None => {
+                self.index.cut_after(undo.last);
+                self.log.on_recovered_committed(committed);
+            }
+        }
         for slot in undo.removed {
             self.index.push(slot);
         }
-        self.log = undo.log;
-        self.log.on_recovered_committed(committed);
+        // It may have been trimmed since.
+        self.log.on_recovered_committed(self.index.base().position.lsn);
+        self.log.trim(self.index.base().position.lsn);
+        self.replaced = undo.replaced;
         let (epoch, matched) = self.persisted;
         self.log.on_persisted(epoch, matched);
         self.summary = undo.summary;
@@ -139,6 +189,9 @@ impl Stream {
     pub fn recover(&mut self, entry: &Entry, location: Location) -> Result<(), String> {
         let position = Position::new(entry.epoch, entry.lsn);
         let before = self.log.last();
+        if position.lsn < self.log.base().lsn {
+            return Ok(());
+        }
         if position.lsn <= before.lsn && self.log.epoch_at(position.lsn) == Some(position.epoch) {
             return Ok(());
         }
@@ -151,6 +204,66 @@ impl Stream {
         }
         self.note(entry, location);
         Ok(())
+    }
+
+    /// A base found in the base file, or in the write-ahead log, where an owner's append brought it.
+    pub fn recover_base(&mut self, base: LogBase, location: Location) {
+        self.log.on_recovered_base(base.position);
+        let mut undo = self.before();
+        self.begin(base, &mut undo);
+        self.replaced = Replaced::default();
+        if location.segment & Location::IN_BASE == 0 {
+            self.replaced.on_begun(location.segment);
+        }
+    }
+
+    /// The record by which the log began at `base` was written; it may have begun once more since.
+    pub fn on_base_durable<'a>(
+        &mut self,
+        base: Position,
+        location: Location,
+        undos: impl Iterator<Item = &'a mut Undo>,
+    ) {
+        if self.index.base().position == base {
+            self.replaced.on_begun_durable(location.segment);
+        }
+        for undo in undos.filter(|undo| undo.log.base() == base) {
+            undo.replaced.on_begun_durable(location.segment);
+        }
+    }
+
+    /// The base file is durable that stands for the segments up to `last`: the log begins at `base` if that is later than before, and
+    /// the entries `moved` were copied there from where they were.
+    pub fn trim<'a>(
+        &mut self,
+        base: LogBase,
+        last: u32,
+        moved: &[Moved],
+        undos: impl Iterator<Item = &'a mut Undo>,
+    ) {
+        let mut undos: Vec<&mut Undo> = undos.collect();
+        for moved in moved {
+            if self
+                .index
+                .get(moved.lsn)
+                .is_some_and(|slot| slot.location == moved.from)
+            {
+                self.index.place(moved.lsn, moved.to);
+            }
+            for undo in &mut undos {
+                undo.on_moved(moved);
+            }
+        }
+        self.log.on_recovered_committed(base.position.lsn);
+        self.log.trim(base.position.lsn);
+        self.index.trim(base);
+        for undo in undos {
+            if let Some(index) = &mut undo.begun_from {
+                index.trim(base);
+            }
+            undo.replaced.on_trimmed(last);
+        }
+        self.replaced.on_trimmed(last);
     }
 
     /// Forgets the oldest entries of the tail beyond `limit_bytes`.
@@ -170,6 +283,11 @@ impl Stream {
         index::fold(&mut self.summary, Lsn(entry.lsn), &slot);
     }
 
+    /// What the log begins behind, if it was trimmed.
+    pub fn base(&self) -> Option<LogBase> {
+        Some(self.index.base()).filter(|base| base.position != Position::START)
+    }
+
     /// R18's input, for a fence answer: the floor of a RELEASED entry that is the last one.
     pub fn released_floor(&self) -> u64 {
         self.summary.released.map_or(0, |floor| floor.0)
@@ -179,16 +297,49 @@ impl Stream {
 impl Undo {
     /// Whether taking the decision back brings entries back.
     pub fn has_removed(&self) -> bool {
-        !self.removed.is_empty()
+        !self.removed.is_empty() || self.begun_from.is_some()
     }
 
-    fn removed_slot(&mut self, lsn: Lsn) -> Option<&mut Slot> {
-        let index = usize::try_from(lsn.0)
-            .ok()?
-            .checked_sub(1)?
-            .checked_sub(self.index_len)?;
-        self.removed.get_mut(index)
+    fn slot(&mut self, lsn: Lsn) -> Option<&mut Slot> {
+        if let Some(index) = &mut self.begun_from
+            && lsn <= index.last()
+        {
+            return index.get_mut(lsn);
+        }
+        let index = lsn.0.checked_sub(self.last.0)?.checked_sub(1)?;
+        self.removed.get_mut(usize::try_from(index).ok()?)
     }
+
+    fn place(&mut self, lsn: Lsn, location: Location) {
+        match &mut self.begun_from {
+            Some(index) if lsn <= index.last() => index.place(lsn, location),
+            _ => {
+                if let Some(slot) = self.slot(lsn) {
+                    slot.location = location;
+                }
+            }
+        }
+    }
+
+    fn on_moved(&mut self, moved: &Moved) {
+        if self
+            .slot(moved.lsn)
+            .is_some_and(|slot| slot.location == moved.from)
+        {
+            self.place(moved.lsn, moved.to);
+        }
+    }
+}
+
+/// An entry that was copied to the base file.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The entry.
+    pub lsn: Lsn,
+    /// Where it was.
+    pub from: Location,
+    /// Where it is.
+    pub to: Location,
 }
 
 #[cfg(test)]

@@ -7,8 +7,11 @@
 //! ```
 //! A plain synchronous value: whoever owns it decides on which thread or task it runs.
 //!
+//! What is not needed any more is trimmed beside it: the base file stands for the segments that are gone ([`NewBase`]).
+//!
 //! Invariants: everything before `end` is durable, everything after it in the segment is zero; a group lies in one segment.
 
+mod base;
 pub mod format;
 mod mark;
 mod recovery;
@@ -25,6 +28,7 @@ use crate::files::{File, Files, is_full};
 use format::{Body, Encoded, HEADER_BYTES, Header, Owner};
 use mark::Place;
 
+pub use base::{BASE_FILE, NEW_BASE_FILE, NewBase, segment_header};
 pub use mark::{MARK_FILE, Mark};
 pub use recovery::Recovered;
 pub use segments::{Location, ReadError, Segments, segment_name, segment_number};
@@ -73,6 +77,11 @@ impl Wal {
         let result = self.try_append(records);
         self.is_failed |= matches!(result, Err(WriteError::Failed(_)));
         result
+    }
+
+    /// The number of the segment that is written to.
+    pub fn active(&self) -> u32 {
+        u32::try_from(self.end.segment).unwrap_or_default()
     }
 
     /// See [`Files::delay`].

@@ -22,7 +22,7 @@ pub struct LogWriter {
     busy: Histogram,
     /// The world, where somebody may step in before an acknowledgement.
     env: Option<Env>,
-    _lock: Box<dyn Send + Sync>,
+    _lock: Arc<dyn Send + Sync>,
 }
 
 /// A group, and what came of writing it.
@@ -44,7 +44,7 @@ impl Drop for LogWriter {
 
 impl LogWriter {
     /// A writer of the log for this node.
-    pub fn new(journal: Arc<Journal>, wal: Wal, lock: Box<dyn Send + Sync>) -> Self {
+    pub fn new(journal: Arc<Journal>, wal: Wal, lock: Arc<dyn Send + Sync>) -> Self {
         Self {
             journal,
             wal,

@@ -49,7 +49,8 @@ async fn journal(node: &NodeStart<'_>, env: &Env, shutdown: CancellationToken) -
         path: dir,
         source,
     })?;
-    let config = node.node.settings.journal(&node.file.cluster.settings);
+    let mut config = node.node.settings.journal(&node.file.cluster.settings);
+    config.storage_nodes = node.file.with_role(Role::Storage);
     let replicas = node.file.with_role(Role::Journal);
     let started = meridian_journal::start(config, env.clone(), identity, replicas, Arc::new(files), shutdown);
     Ok(started.await.map_err(ServiceFailure::from)?)

@@ -207,6 +207,12 @@ families! {
          that it was busy.";
     JOURNAL_REFUSED: COUNTER "meridian_journal_refused_messages_total" [] JOURNAL ALWAYS,
         "Messages of owners that were refused because the disk was full.";
+    JOURNAL_TRIMMED_SEGMENTS: COUNTER "meridian_journal_trimmed_segments_total" [] JOURNAL ALWAYS,
+        "Segments of the log that were removed, because nobody needs them any more.";
+    JOURNAL_TRIMMED_BYTES: COUNTER "meridian_journal_trimmed_bytes_total" [] JOURNAL ALWAYS,
+        "What they took on the disk.";
+    JOURNAL_LOG: GAUGE "meridian_journal_log_bytes" [] JOURNAL ALWAYS,
+        "What the log takes on the disk, with the base file. It grows for ever while one storage node writes no checkpoints.";
     JOURNAL_WAITING: GAUGE "meridian_journal_waiting_messages" [] JOURNAL ALWAYS,
         "Messages whose records wait for their sync.";
     JOURNAL_CONNECTIONS: GAUGE "meridian_journal_append_connections" [] JOURNAL ALWAYS,

@@ -32,6 +32,9 @@
 //! | `promised` | journal node | stream, epoch | it has synced the promise |
 //! | `accepted` | journal node | stream, owner_epoch, epoch, lsn | it accepts an append of the owner of `owner_epoch`; when that is synced, its log equals the owner's up to this entry |
 //! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
+//! | `trimmed` | journal node | stream, epoch, lsn | its base file is durable in which the log of the stream begins after this entry (decision 28) |
+//! | `begun` | journal node | stream, epoch, lsn | it has synced that its log begins after this entry, as its owner's does, and that what it held does not count |
+//! | `checkpointed` | storage node | stream, epoch, lsn | its checkpoint, which was synced and read back, holds what it applied up to this entry |
 //! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
 //! | `followed` | storage node | stream, lsn | it begins to follow a stream that it did not know when it started, with everything applied up to this entry |
 //! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |

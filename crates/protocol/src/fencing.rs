@@ -88,6 +88,20 @@ pub enum AppendDecision {
     },
 }
 
+/// What a node does with the base that an append names (decision 28).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing: it holds that entry, or the append is refused anyway.
+    Unneeded,
+    /// Its log begins there now: persist that before the entries.
+    Begun,
+    /// It has another entry there that is committed (I7): as [`AppendDecision::CutsCommitted`].
+    CutsCommitted {
+        /// The last committed entry here.
+        committed: Lsn,
+    },
+}
+
 /// One stream at one journal node, without payloads.
 ///
 /// Invariants: `committed <= last.lsn`; `matched.lsn <= agreed <= last.lsn`; `last.epoch <= promised`; `promised`
@@ -156,6 +170,11 @@ impl ReplicaLog {
     /// The epoch of the entry at `lsn`; `None` when the log does not hold it (any more).
     pub fn epoch_at(&self, lsn: Lsn) -> Option<Epoch> {
         self.log.epoch_at(lsn)
+    }
+
+    /// The position of the entry at `lsn`; `None` when the log does not hold it (any more).
+    pub fn position_at(&self, lsn: Lsn) -> Option<Position> {
+        self.log.position_at(lsn)
     }
 
     /// Whether exactly this entry is known to be committed here. Both parts must match: an lsn alone may
@@ -235,6 +254,32 @@ impl ReplicaLog {
             _ => None,
         };
         self.accept(epoch, prev, entries, skip, cut_to)
+    }
+
+    /// An append names `base`, which is its `prev`, as where its owner's log begins: nobody can send what comes before. A node
+    /// that does not hold that entry begins there too; the base is committed, so what the node held instead never was. To be asked
+    /// before [`Self::on_append`], which then finds `prev`.
+    pub fn on_base(
+        &mut self,
+        epoch: Epoch,
+        base: Position,
+        entries: &[Position],
+        rejoin: Option<DiskId>,
+    ) -> Begin {
+        let is_barred = self.rejoining.is_some_and(|disk| rejoin != Some(disk));
+        if is_barred || epoch < self.promised || !is_well_formed(epoch, base, entries) {
+            return Begin::Unneeded;
+        }
+        if base.lsn < self.log.base().lsn || self.log.epoch_at(base.lsn) == Some(base.epoch) {
+            return Begin::Unneeded;
+        }
+        if base.lsn <= self.committed {
+            return Begin::CutsCommitted {
+                committed: self.committed,
+            };
+        }
+        self.on_recovered_base(base);
+        Begin::Begun
     }
 
     fn accept(

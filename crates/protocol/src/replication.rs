@@ -269,6 +269,20 @@ impl Replication {
             .is_some_and(|peer| peer.next <= self.log.base().lsn)
     }
 
+    /// The journal nodes that hold this log hold nothing before the entry after `base`, which is committed: the log begins there,
+    /// and so does every replica that lacks more. `false` when the log does not hold that entry, and nothing was changed.
+    /// What is still under way to a replica is answered as ever.
+    pub fn begin_at(&mut self, base: Position) -> bool {
+        if base.lsn < self.log.base().lsn || self.log.epoch_at(base.lsn) != Some(base.epoch) {
+            return false;
+        }
+        self.log.trim(base.lsn);
+        for peer in &mut self.replicas {
+            peer.next = peer.next.max(base.lsn.next());
+        }
+        true
+    }
+
     /// The epochs of entries before the first that is known here, as read from a journal node that holds this log:
     /// `older` ends with its base.
     pub fn extend_back(&mut self, older: EpochRuns) -> Result<(), LogGap> {

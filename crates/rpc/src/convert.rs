@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use meridian_types::{
-    Attempt, CommitToken, Epoch, Key, KeyRange, Lsn, Position, StreamId, Timestamp, TxnId, Write,
+    Attempt, CommitToken, Epoch, Key, KeyRange, LogBase, Lsn, Position, StreamId, Timestamp, TxnId, Write,
 };
 
 use crate::error::KvError;
@@ -13,6 +13,26 @@ impl From<Position> for internal::Position {
         Self {
             epoch: position.epoch.0,
             lsn: position.lsn.0,
+        }
+    }
+}
+
+impl From<LogBase> for internal::LogBase {
+    fn from(base: LogBase) -> Self {
+        Self {
+            position: Some(base.position.into()),
+            last_commit: base.last_commit.0,
+            lease_end: base.lease_end.0,
+        }
+    }
+}
+
+impl From<internal::LogBase> for LogBase {
+    fn from(base: internal::LogBase) -> Self {
+        Self {
+            position: base.position.map(Position::from).unwrap_or_default(),
+            last_commit: Timestamp(base.last_commit),
+            lease_end: Timestamp(base.lease_end),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Intake {
                 self.take_entry(StreamId(fed.stream), entry, map)
             }
             Some(Event::Closure(closure)) => self.take_closure(&closure),
-            None => Err(FeedFault::Broken(
+            Some(Event::Trimmed(_)) | None => Err(FeedFault::Broken(
                 "an event that is neither entry nor closure".into(),
             )),
         }

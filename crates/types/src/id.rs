@@ -84,6 +84,17 @@ impl Position {
     }
 }
 
+/// What a log that was trimmed begins behind, and what has to be known of all that is gone (R18).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogBase {
+    /// The last entry that is gone. It is committed.
+    pub position: Position,
+    /// The highest commit timestamp of the entries up to there.
+    pub last_commit: Timestamp,
+    /// The highest lease_end of the entries up to there.
+    pub lease_end: Timestamp,
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.epoch, self.lsn)

@@ -12,7 +12,8 @@ mod range_map;
 mod time;
 
 pub use id::{
-    Attempt, ClusterId, CommitToken, DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, TxnId,
+    Attempt, ClusterId, CommitToken, DiskId, Epoch, LogBase, Lsn, NodeName, Position, RangeId, StreamId,
+    TxnId,
 };
 pub use key::{Key, KeyRange, Write};
 pub use range_map::{

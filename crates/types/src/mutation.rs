@@ -101,13 +101,15 @@ pub enum Rule {
     FencePromise,
     /// Section 7: an append is acknowledged only after `fdatasync`.
     SyncBeforeAck,
+    /// Decision 28: only what every storage node has in a checkpoint is trimmed.
+    TrimEarly,
     /// Section 9: an entry's writes and its position are applied in one batch.
     AtomicApply,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -155,6 +157,7 @@ impl Rule {
         Self::LogChoice,
         Self::FencePromise,
         Self::SyncBeforeAck,
+        Self::TrimEarly,
         Self::AtomicApply,
     ];
 
@@ -208,6 +211,7 @@ impl Rule {
             Self::LogChoice => "log-choice",
             Self::FencePromise => "fence-promise",
             Self::SyncBeforeAck => "sync-before-ack",
+            Self::TrimEarly => "trim-early",
             Self::AtomicApply => "atomic-apply",
         }
     }

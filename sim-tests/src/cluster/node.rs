@@ -335,11 +335,15 @@ impl Node {
     }
 
     fn journal_config(&self) -> meridian_journal::Config {
+        let default = meridian_journal::Config::default();
+        let plan = &self.shared.plan;
         meridian_journal::Config {
-            segment_bytes: self.shared.plan.segment_bytes,
+            segment_bytes: plan.segment_bytes,
+            trim_min_age_ms: plan.trim_min_age_ms.unwrap_or(default.trim_min_age_ms),
+            storage_nodes: self.shared.names(Role::Storage),
             writer: Writer::Task,
             replace_lost_disk: self.loss.get() == Loss::MayBeginAnew,
-            ..meridian_journal::Config::default()
+            ..default
         }
     }
 

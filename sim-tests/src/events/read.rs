@@ -31,6 +31,18 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
         name @ ("voted" | "prepare_ended" | "raised" | "named" | "mapped") => across_ranges(name, fields),
         name @ ("opening" | "serving" | "leased" | "decided" | "barred" | "given_up" | "released"
         | "answered" | "closed" | "stopped") => adjudicator(name, fields),
+        "trimmed" => Ok(Event::Trimmed {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        }),
+        "begun" => Ok(Event::Begun {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        }),
+        "checkpointed" => Ok(Event::Checkpointed {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        }),
         name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
         name => storage(name, fields),
     }

@@ -238,6 +238,9 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::Mounted { disk } => write!(f, "disk {:06x}", disk & 0xff_ffff),
         Event::Recovered { promised, last, .. } => write!(f, "up to {last}, promised {promised}"),
         Event::Persisted { at, timestamp, .. } => write!(f, "{at} timestamp {}", Seconds(*timestamp)),
+        Event::Trimmed { at, .. } | Event::Begun { at, .. } | Event::Checkpointed { at, .. } => {
+            write!(f, "up to {at}")
+        }
         Event::Restored { at, .. } => write!(f, "up to {at}"),
         Event::Applied {
             at, commit, written, ..

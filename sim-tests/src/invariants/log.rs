@@ -27,6 +27,8 @@ pub struct Log<'a> {
     pub ranges: BTreeMap<RangeId, (StreamId, &'a KeyRange)>,
     /// The keys that a storage node holds, where those are not all.
     pub held: BTreeMap<String, KeyRange>,
+    /// All storage nodes.
+    pub storage: Vec<String>,
 }
 
 impl<'a> Log<'a> {
@@ -64,6 +66,7 @@ impl<'a> Log<'a> {
             maps: BTreeMap::from([(map.version, map)]),
             ranges: BTreeMap::new(),
             held: BTreeMap::new(),
+            storage: Vec::new(),
         };
         log.maps.extend(log.changes().map(|map| (map.version, map)));
         let ranges = log.maps.values().flat_map(|map| &map.entries);
@@ -159,6 +162,7 @@ fn stream_of(event: &Event) -> Option<StreamId> {
         | Event::Promised { stream, .. }
         | Event::Accepted { stream, .. }
         | Event::Persisted { stream, .. }
+        | Event::Begun { stream, .. }
         | Event::Applied { stream, .. } => Some(*stream),
         _ => None,
     }

@@ -25,6 +25,7 @@ pub mod r6_newest_version;
 mod replica;
 pub mod s5_outcomes;
 pub mod s7_journal_nodes;
+pub mod s7_trimming;
 pub mod s8_changes;
 mod stream_log;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::{RangeMap, TxnId};
 
+use crate::cluster::Role;
 use crate::events::{Happened, Short};
 use crate::history::Txn;
 use crate::plan::{MAY_CROSS, Plan};
@@ -137,6 +139,7 @@ pub struct Evidence<'a> {
 pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
     let mut log = Log::new(evidence.events, evidence.map);
     log.held = evidence.plan.shards.divided_nodes();
+    log.storage = evidence.plan.shape.names(Role::Storage);
     // What only holds while all clocks keep to their bounds.
     let of_clocks = [
         i1_recency::check,
@@ -160,6 +163,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
         r19_floors::kept,
         s5_outcomes::check,
         s7_journal_nodes::check,
+        s7_trimming::check,
         s8_changes::check,
     ];
     let mut violations = coverage::check(evidence);

@@ -29,6 +29,18 @@ impl Replica {
         removed.iter().find(is_replaced).map(|(lsn, _)| *lsn)
     }
 
+    /// It has synced that its log begins after `base`, which is committed: it holds what the owner's log holds up to there, in that it needs
+    /// none of it, and nothing else. Answers the lsn of an entry that it had counted as committed, and which this one replaces.
+    pub(super) fn begin(&mut self, base: Position) -> Option<Lsn> {
+        let replaced = self.held.get(&base.lsn).filter(|held| **held != base);
+        let replaced = replaced.map(|held| held.lsn).filter(|lsn| *lsn <= self.counted);
+        self.held = BTreeMap::from([(base.lsn, base)]);
+        self.unsure = base.lsn;
+        self.last = base;
+        self.counted = self.counted.max(base.lsn);
+        replaced
+    }
+
     /// The entry before `lsn`, if it is known.
     pub(super) fn before(&self, lsn: Lsn) -> Option<Position> {
         self.held.get(&Lsn(lsn.0.checked_sub(1)?)).copied()

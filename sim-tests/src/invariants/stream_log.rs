@@ -119,6 +119,11 @@ impl StreamLog {
                     self.stale.push((index, promised));
                 }
             }
+            Event::Begun { at, .. } => {
+                if let Some(lsn) = self.replica(node, disk).begin(*at) {
+                    self.replaced.push((lsn, index));
+                }
+            }
             Event::Persisted { at, .. } => {
                 let before = self.entry(at.epoch, Lsn(at.lsn.0.saturating_sub(1)));
                 if let (Some(held), Some(before)) = (self.replica(node, disk).before(at.lsn), before)

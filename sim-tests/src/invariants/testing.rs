@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Log, Violation};
 use crate::events::{Decided, Event, Happened, Outcome, Voted};
 
-const STREAM: StreamId = StreamId(1);
+pub const STREAM: StreamId = StreamId(1);
 /// True time of events that do not say when: after everything.
 const LATE: u64 = 1_000_000;
 

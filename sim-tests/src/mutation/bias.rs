@@ -34,6 +34,7 @@ impl Mutation {
                 "owners cut off with one journal node each, while others take over again and again",
                 left_behind,
             ),
+            Self::Rule(Rule::TrimEarly) => ("trimming, in small segments", trimming),
             Self::Rule(Rule::HeldKeys) => ("storage nodes that share the keys", shared_keys),
             Self::Rule(Rule::WindowLow) => ("memory for few recent writes", little_memory),
             Self::Rule(Rule::TakeoverFloor | Rule::ClosureLease) => (
@@ -100,6 +101,11 @@ impl Mutation {
 }
 
 /// Ranges go from owner to owner, with the state of each.
+fn trimming(plan: &mut Plan) {
+    plan.trim_min_age_ms = Some(1_000);
+    plan.segment_bytes = 4 << 10;
+}
+
 fn moves(plan: &mut Plan) {
     plan.latency = (Duration::ZERO, Duration::from_millis(20));
     plan.think = Duration::from_millis(5);

@@ -70,6 +70,8 @@ pub struct Plan {
     pub hand_over_bytes: usize,
     /// The size of a journal's segment.
     pub segment_bytes: u64,
+    /// How old what journal nodes trim has to be, if they trim in this run.
+    pub trim_min_age_ms: Option<u64>,
     /// Memory for recent writes at an adjudicator: little makes old transactions fail.
     pub recent_bytes: usize,
     /// The size of a page of a scan.
@@ -119,6 +121,7 @@ impl Plan {
             return_after_ms: 0,
             hand_over_bytes: 0,
             segment_bytes: *pick(rng, &[16 << 10, 64 << 10, 256 << 10]),
+            trim_min_age_ms: None,
             recent_bytes: *pick(rng, &[4 << 10, 1 << 20, 16 << 20]),
             deadline: Duration::from_millis(*pick(rng, &[1_500, 4_000, 10_000])),
             page_bytes: *pick(&mut part("pages"), &[600, 4 << 10, 256 << 10]),
@@ -131,6 +134,11 @@ impl Plan {
         let placement = &mut part("placement");
         plan.return_after_ms = *pick(placement, &[200, 1_000, 3_000]);
         plan.hand_over_bytes = *pick(placement, &[1 << 10, 16 << 20, 16 << 20]);
+        let trimming = &mut part("trimming");
+        if trimming.random_bool(0.5) {
+            plan.trim_min_age_ms = Some(trimming.random_range(1_000..=3_000));
+            plan.segment_bytes = *pick(trimming, &[4 << 10, 8 << 10, 16 << 10]);
+        }
         plan.ranges = Ranges::new(&mut part("ranges"), &plan.clients, plan.keys);
         let is_one_range = plan.ranges.count() == 1;
         plan.changes = Changes::new(&mut part("changes"), &plan.clients, plan.keys, is_one_range);

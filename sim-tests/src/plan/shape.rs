@@ -45,6 +45,13 @@ impl Shape {
         }
     }
 
+    /// The names of the nodes that run this.
+    pub fn names(&self, role: Role) -> Vec<String> {
+        (1..=self.count(role))
+            .map(|number| format!("{role}-{number}"))
+            .collect()
+    }
+
     /// Whether there is a node of this name.
     pub fn has(&self, name: &str) -> bool {
         Role::ALL.into_iter().any(|role| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use meridian_rpc::internal::Entry;
-use meridian_types::{Epoch, Lsn, Position, StreamId};
+use meridian_types::{Epoch, LogBase, Lsn, Position, StreamId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
@@ -11,7 +11,7 @@ use tonic::Status;
 use super::owner::Owner;
 use super::peers::Peer;
 use crate::context::Context;
-use crate::journals::LogReader;
+use crate::journals::{self, LogReader};
 use crate::records::{entry_bytes, position};
 use crate::registry::LinkEvent;
 
@@ -51,6 +51,11 @@ impl Owner {
             };
             if self.replication.needs_checkpoint(replica) {
                 let base = self.replication.log().base();
+                if let Some(trimmed) = self.base.filter(|trimmed| trimmed.position == base) {
+                    // There is nothing to be read.
+                    self.begin_at(trimmed);
+                    continue;
+                }
                 let from = Lsn(base.lsn.0.saturating_sub(MAX_POSITIONS).max(1));
                 if base.lsn > Lsn(1) {
                     peer.is_fetching = true;
@@ -94,14 +99,18 @@ async fn fetch(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
     let mut entries = Vec::new();
     for source in fetch.sources.clone() {
         match read_some(&fetch, source, max_bytes).await {
-            Ok(some) => {
+            // Only what begins where it should: the source may have trimmed the rest.
+            Ok(some) if some.first().is_some_and(|first| first.lsn == fetch.from.0) => {
                 entries = some;
                 break;
             }
+            Ok(_) => tracing::debug!(stream = %fetch.stream, source, "catch-up: trimmed there"),
             Err(status) => tracing::debug!(stream = %fetch.stream, source, %status, "catch-up: not read"),
         }
     }
+    let mut trimmed = None;
     if entries.is_empty() {
+        trimmed = trimmed_everywhere(&fetch, fetch.from).await;
         tokio::time::sleep(super::FETCH_PAUSE).await;
     }
     let (replica, epoch) = (fetch.replica, fetch.epoch);
@@ -109,6 +118,7 @@ async fn fetch(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
         replica,
         epoch,
         entries,
+        trimmed,
     };
     let _ = events.send(event).await;
 }
@@ -129,18 +139,33 @@ async fn read_some(fetch: &Fetch, source: usize, max_bytes: usize) -> Result<Vec
     Ok(entries)
 }
 
+/// What the log of a source begins behind that cannot give the entry at `from` because it was trimmed: the one that reaches furthest back, and
+/// of those that have all that is older than what this owner appends.
+async fn trimmed_everywhere(fetch: &Fetch, from: Lsn) -> Option<LogBase> {
+    let mut bases = Vec::new();
+    for source in &fetch.sources {
+        bases.extend(journals::base(&fetch.ctx, *source, fetch.stream).await);
+    }
+    let later = bases.into_iter().filter(|base| base.position.lsn >= from);
+    later.min_by_key(|base| base.position.lsn)
+}
+
 async fn fetch_older(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
-    let mut positions = Vec::new();
+    let (mut positions, mut trimmed) = (Vec::new(), None);
     for source in fetch.sources.clone() {
         match read_positions(&fetch, source).await {
-            Ok(some) => {
-                positions = some;
+            Ok((some, base)) if !some.is_empty() || base.is_some() => {
+                (positions, trimmed) = (some, base);
                 break;
             }
+            Ok(_) => {}
             Err(status) => tracing::debug!(stream = %fetch.stream, source, %status, "catch-up: not read"),
         }
     }
     if positions.is_empty() {
+        if trimmed.is_none() {
+            trimmed = trimmed_everywhere(&fetch, fetch.to.lsn).await;
+        }
         tokio::time::sleep(super::FETCH_PAUSE).await;
     }
     let (replica, epoch) = (fetch.replica, fetch.epoch);
@@ -148,15 +173,19 @@ async fn fetch_older(fetch: Fetch, events: mpsc::Sender<LinkEvent>) {
         replica,
         epoch,
         positions,
+        trimmed,
     };
     let _ = events.send(event).await;
 }
 
-async fn read_positions(fetch: &Fetch, source: usize) -> Result<Vec<Position>, Status> {
+/// Also what the source's log begins behind, if they are the first that it has.
+async fn read_positions(fetch: &Fetch, source: usize) -> Result<(Vec<Position>, Option<LogBase>), Status> {
     let mut reader = LogReader::open(&fetch.ctx, source, fetch.stream, fetch.from, fetch.to, true).await?;
     let mut positions = Vec::new();
     while let Some(some) = reader.next().await? {
         positions.extend(some.iter().map(position));
     }
-    Ok(positions)
+    let first = positions.first().map_or(fetch.to.lsn.next(), |first| first.lsn);
+    let base = reader.base().filter(|base| base.position.lsn.next() == first);
+    Ok((positions, base))
 }

@@ -20,7 +20,7 @@ use meridian_protocol::replication::Replication;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{ChangeResponse, Closure, Committed, Entry};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Lsn, Position, RangeMap, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
+use meridian_types::{LogBase, Lsn, Position, RangeMap, RangeMapEntry, StreamId, Timestamp, TxnId, limits};
 use tokio::time::Instant;
 
 use super::cross::{BackgroundWork, Cross, other_streams};
@@ -92,6 +92,8 @@ pub(crate) struct Owner {
     pub(super) replication: Replication,
     /// The replica whose log was adopted, and the end of that log.
     pub(super) adopted: (usize, Position),
+    /// What the journal's logs begin behind, as far as it is known: nobody can send a replica what comes before.
+    pub(super) base: Option<LogBase>,
     pub(super) tail: Tail,
     pub(super) in_flight_bytes: usize,
     pub(super) waiting: Waiting,
@@ -221,6 +223,7 @@ impl Owner {
             leases_in_flight: 0,
             replication,
             adopted: (fence.fenced.adopt, fence.fenced.last),
+            base: recovered.base,
             tail: Tail::new(opened, ctx.config.tail_bytes),
             in_flight_bytes: 0,
             waiting: Waiting::default(),

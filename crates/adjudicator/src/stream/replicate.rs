@@ -5,8 +5,8 @@ use std::time::Duration;
 use meridian_protocol::EpochRuns;
 use meridian_protocol::replication::{Outgoing, Reply, Standing};
 use meridian_rpc::internal::append_reply::Result as Replied;
-use meridian_rpc::internal::{AppendReply, AppendRequest, Entry, ReplicaPosition};
-use meridian_types::{DiskId, Epoch, Lsn, Position};
+use meridian_rpc::internal::{self, AppendReply, AppendRequest, Entry, ReplicaPosition};
+use meridian_types::{DiskId, Epoch, LogBase, Lsn, Position};
 use tokio::time::Instant;
 
 use super::owner::Owner;
@@ -79,8 +79,17 @@ impl Owner {
         true
     }
 
-    /// Older entries were read for a replica: sends those that it needs next.
-    pub(super) fn send_fetched(&mut self, replica: usize, peer: &mut Peer, entries: Vec<Entry>) {
+    /// Older entries were read for a replica: sends those that it needs next. Where nobody has them any more it begins later.
+    pub(super) fn send_fetched(
+        &mut self,
+        replica: usize,
+        peer: &mut Peer,
+        entries: Vec<Entry>,
+        trimmed: Option<LogBase>,
+    ) {
+        if let Some(base) = trimmed {
+            self.begin_at(base);
+        }
         let Some(next) = self.replication.next_entry(replica) else {
             return;
         };
@@ -125,6 +134,10 @@ impl Owner {
                 })
                 .collect(),
             rejoin_disk_id: outgoing.rejoin.map(DiskId::to_bytes).unwrap_or_default(),
+            base: self
+                .base
+                .filter(|base| base.position == outgoing.prev)
+                .map(internal::LogBase::from),
         }
     }
 
@@ -245,9 +258,23 @@ impl Owner {
             .set_length(length.max((self.slowest_commit * 4).min(LONGEST_LEASE)));
     }
 
-    /// The positions of older entries were read, so that a replica that lags far can be matched.
-    pub(super) fn on_fetched_older(&mut self, positions: &[Position]) {
-        let mut older = EpochRuns::new();
+    /// Nobody who answers has the entries up to `base`: replicas that lack them begin there.
+    pub(super) fn begin_at(&mut self, base: LogBase) {
+        if self.replication.begin_at(base.position) {
+            tracing::info!(stream = %self.stream, base = %base.position, "replicas that lag behind begin here");
+            self.base = Some(base);
+        }
+    }
+
+    /// The positions of older entries were read, so that a replica that lags far can be matched. `trimmed`: there is nothing before them.
+    pub(super) fn on_fetched_older(&mut self, positions: &[Position], trimmed: Option<LogBase>) {
+        if positions.is_empty() {
+            if let Some(base) = trimmed {
+                self.begin_at(base);
+            }
+            return;
+        }
+        let mut older = trimmed.map_or_else(EpochRuns::new, |base| EpochRuns::after(base.position));
         for position in positions {
             if older.last() == Position::START && position.lsn > Lsn(1) && older.base() == Position::START {
                 older = EpochRuns::after(*position);
@@ -255,8 +282,9 @@ impl Owner {
                 return;
             }
         }
-        if let Err(gap) = self.replication.extend_back(older) {
-            tracing::debug!(stream = %self.stream, %gap, "older entries do not fit");
+        match self.replication.extend_back(older) {
+            Ok(()) => self.base = trimmed.or(self.base),
+            Err(gap) => tracing::debug!(stream = %self.stream, %gap, "older entries do not fit"),
         }
     }
 }

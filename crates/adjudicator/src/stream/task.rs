@@ -302,16 +302,26 @@ impl Task {
                     None => peer.skip(replies.len()),
                 }
             }
-            LinkEvent::Fetched { epoch, entries, .. } => {
+            LinkEvent::Fetched {
+                epoch,
+                entries,
+                trimmed,
+                ..
+            } => {
                 peer.is_fetching = false;
                 if let Some(owner) = owner.take_if(|owner| owner.replication.epoch() == epoch) {
-                    owner.send_fetched(replica, peer, entries);
+                    owner.send_fetched(replica, peer, entries, trimmed);
                 }
             }
-            LinkEvent::FetchedOlder { epoch, positions, .. } => {
+            LinkEvent::FetchedOlder {
+                epoch,
+                positions,
+                trimmed,
+                ..
+            } => {
                 peer.is_fetching = false;
                 if let Some(owner) = owner.take_if(|owner| owner.replication.epoch() == epoch) {
-                    owner.on_fetched_older(&positions);
+                    owner.on_fetched_older(&positions, trimmed);
                 }
             }
         }

@@ -5,7 +5,7 @@ use meridian_protocol::{EpochRuns, LogGap};
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::{Entry, LeaseRecord};
 use meridian_rpc::meta;
-use meridian_types::{Lsn, Position, RangeMap, StreamId, Timestamp, TxnId, limits};
+use meridian_types::{LogBase, Lsn, Position, RangeMap, StreamId, Timestamp, TxnId, limits};
 use prost::Message;
 use tonic::Status;
 
@@ -27,9 +27,12 @@ pub(crate) enum RecoveredOutcome {
 pub(crate) struct Recovered {
     /// The entries' epochs, from the first that was read.
     pub(crate) log: EpochRuns,
+    /// What the log begins behind, if that is a log that was trimmed, and all of the rest was read.
+    pub(crate) base: Option<LogBase>,
     /// In order of lsn.
     pub(crate) outcomes: Vec<RecoveredOutcome>,
-    /// Outcomes of transactions that began before this may not have been read; zero when the whole log was.
+    /// Outcomes of transactions that began before this may not have been read, or are gone with what was trimmed; zero when the whole log
+    /// was read.
     pub(crate) outcome_low: Timestamp,
     /// The highest commit timestamp that was read: never above the answer to the fence, unless that was wrong.
     pub(crate) last_commit: Timestamp,
@@ -51,14 +54,10 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
         let from = Lsn(last.lsn.0.saturating_sub(wanted) + 1);
         let chunk = read_from(ctx, stream, fence, from, horizon).await?;
         // The log may have been trimmed: then there is nothing before its first entry.
-        let is_whole = from.0 <= 1 || chunk.first > from;
+        let is_whole = from.0 <= 1 || chunk.base.is_some();
         let reaches_back = chunk.first_commit.is_some_and(|commit| commit < horizon);
         if is_whole || (reaches_back && chunk.last_lease.is_some()) {
-            let outcome_low = if chunk.first.0 <= 1 {
-                Timestamp::ZERO
-            } else {
-                horizon
-            };
+            let outcome_low = chunk.outcome_low(horizon);
             let map = match chunk.last_map {
                 Some(lsn) => Some(meta::decode(&read_payload(ctx, stream, fence, lsn).await?)?),
                 None => None,
@@ -68,6 +67,7 @@ pub(super) async fn read(ctx: &Context, stream: StreamId, fence: &Fence) -> Resu
                 map,
                 sealed: chunk.sealed,
                 log: chunk.log,
+                base: chunk.base,
                 outcomes: chunk.outcomes,
                 outcome_low,
                 last_commit: chunk.last_commit,
@@ -111,6 +111,7 @@ async fn check_map(ctx: &Context, stream: StreamId, fence: &Fence, lease: Option
 /// What one pass over the log's end found.
 struct Chunk {
     log: EpochRuns,
+    base: Option<LogBase>,
     first: Lsn,
     first_commit: Option<Timestamp>,
     outcomes: Vec<RecoveredOutcome>,
@@ -132,6 +133,7 @@ async fn read_from(
     let last = fence.fenced.last;
     let mut chunk = Chunk {
         log: EpochRuns::new(),
+        base: None,
         first: from,
         first_commit: None,
         outcomes: Vec::new(),
@@ -146,10 +148,10 @@ async fn read_from(
     let mut reader = LogReader::open(ctx, fence.fenced.adopt, stream, from, last, true).await?;
     let mut is_first = true;
     while let Some(entries) = reader.next().await? {
+        if std::mem::take(&mut is_first) {
+            chunk.begin(entries.first().map(position), reader.base());
+        }
         for entry in &entries {
-            if std::mem::take(&mut is_first) {
-                chunk.begin(position(entry));
-            }
             chunk
                 .add(entry, horizon)
                 .map_err(|gap| Status::data_loss(gap.to_string()))?;
@@ -165,11 +167,34 @@ async fn read_from(
 }
 
 impl Chunk {
-    /// What comes before the first entry that was read is not known, but for the beginning of the log.
-    fn begin(&mut self, first: Position) {
-        self.first = first.lsn;
-        if first.lsn > Lsn(1) {
-            self.log = EpochRuns::after(first);
+    /// What comes before the first entry that was read is not known, but for the beginning of the log. One that was trimmed begins after
+    /// its base; without any entry it ends there too.
+    fn begin(&mut self, first: Option<Position>, base: Option<LogBase>) {
+        self.base = base.filter(|base| first.is_none_or(|first| first.lsn == base.position.lsn.next()));
+        match (self.base, first) {
+            (Some(base), _) => {
+                self.first = base.position.lsn.next();
+                self.last_commit = base.last_commit;
+                self.log = EpochRuns::after(base.position);
+            }
+            (None, Some(first)) if first.lsn > Lsn(1) => {
+                self.first = first.lsn;
+                self.log = EpochRuns::after(first);
+            }
+            (None, first) => self.first = first.map_or(self.first, |first| first.lsn),
+        }
+    }
+
+    /// The start below which a transaction that is not known here may have an outcome. A journal node keeps what is younger than the
+    /// retention; one whose clock runs ahead has trimmed more. Then it is the first commit that is left: whatever is gone, `Barred`
+    /// records too, was appended before it.
+    fn outcome_low(&self, horizon: Timestamp) -> Timestamp {
+        match self.base {
+            Some(base) => horizon
+                .max(base.last_commit)
+                .max(self.first_commit.unwrap_or_default()),
+            None if self.first.0 <= 1 => Timestamp::ZERO,
+            None => horizon,
         }
     }
 

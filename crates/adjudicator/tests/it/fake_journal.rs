@@ -11,6 +11,7 @@ use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::journal_server::{Journal, JournalServer};
 use meridian_rpc::internal::*;
+use meridian_rpc::internal::{CheckpointedRequest, CheckpointedResponse};
 use meridian_types::{DiskId, Epoch, Lsn, NodeName, Position, limits};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -522,6 +523,7 @@ impl Journal for FakeJournal {
             .map(|chunk| {
                 Ok(ReadResponse {
                     entries: chunk.iter().map(strip).collect(),
+                    base: None,
                 })
             })
             .collect();
@@ -533,6 +535,13 @@ impl Journal for FakeJournal {
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchBatch, Status>> + Send>>;
+
+    async fn checkpointed(
+        &self,
+        _: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        Err(Status::unimplemented("not trimmed"))
+    }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let life = self.check_alive()?;

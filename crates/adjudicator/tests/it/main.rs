@@ -14,3 +14,4 @@ mod map;
 mod outcomes;
 mod real_journal;
 mod takeovers;
+mod trimming;

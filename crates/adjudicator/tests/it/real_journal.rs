@@ -25,13 +25,23 @@ struct RealNode {
 }
 
 pub struct RealJournal {
+    config: meridian_journal::Config,
     names: Vec<NodeName>,
     nodes: BTreeMap<NodeName, RealNode>,
 }
 
 impl RealJournal {
     pub async fn start(cluster: &Cluster, names: &[NodeName]) -> Self {
+        let config = meridian_journal::Config {
+            segment_bytes: 1 << 20,
+            ..meridian_journal::Config::default()
+        };
+        Self::start_with(cluster, names, config).await
+    }
+
+    pub async fn start_with(cluster: &Cluster, names: &[NodeName], config: meridian_journal::Config) -> Self {
         let mut journal = Self {
+            config,
             names: names.to_vec(),
             nodes: BTreeMap::new(),
         };
@@ -58,11 +68,20 @@ impl RealJournal {
         journal
     }
 
-    async fn run(&mut self, cluster: &Cluster, name: &str) {
+    /// The node's disk is lost, and another one is in its place.
+    pub fn replace_disk(&mut self, name: &str) {
+        let node = self.nodes.get_mut(&NodeName::from(name)).unwrap();
+        let number = node.identity.disk_id.0.as_u128() + 100;
+        node.identity.disk_id = DiskId(Uuid::from_u128(number));
+        node.identity.rejoining = true;
+        node.files = MemoryFiles::new();
+        disk::replace_in(&node.files, &node.identity).unwrap();
+    }
+
+    pub async fn run(&mut self, cluster: &Cluster, name: &str) {
         let config = meridian_journal::Config {
             writer: Writer::Task,
-            segment_bytes: 1 << 20,
-            ..meridian_journal::Config::default()
+            ..self.config.clone()
         };
         let names = self.names.clone();
         let node = self.nodes.get_mut(&NodeName::from(name)).unwrap();

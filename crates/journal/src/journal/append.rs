@@ -4,7 +4,7 @@ use meridian_clock::Interval;
 use meridian_protocol::clock_rules::is_too_far_ahead;
 use meridian_protocol::closing::Closure;
 use meridian_protocol::events;
-use meridian_protocol::fencing::{AppendDecision, FenceRefusal};
+use meridian_protocol::fencing::{AppendDecision, Begin, FenceRefusal};
 use meridian_rpc::KvError;
 use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::entry::Kind;
@@ -12,12 +12,12 @@ use meridian_rpc::internal::{
     self, AppendBatch, AppendReply, AppendReplyBatch, AppendRequest, Entry, FenceRequest, FenceResponse,
 };
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{DiskId, Epoch, Lsn, NodeName, Position, RangeId, StreamId, Timestamp};
+use meridian_types::{DiskId, Epoch, LogBase, Lsn, NodeName, Position, RangeId, StreamId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::{Answer, Connection, Decision, Journal, Pending, ReplySlot, State};
-use crate::stream::{OwnerSeen, Stream};
+use crate::stream::{OwnerSeen, Stream, Undo};
 use crate::wal::format::Body;
 
 /// Streams that one closure may depend on.
@@ -149,8 +149,19 @@ impl Journal {
         };
         let positions = positions(&append.entries);
         let prev = append.prev.map_or(Position::START, Position::from);
-        let undo = stream.before();
+        let mut undo = stream.before();
         let rejoin = DiskId::from_slice(&append.rejoin_disk_id);
+        let base = append.base.map(LogBase::from);
+        let begun = base.map_or(Begin::Unneeded, |base| {
+            stream.log.on_base(epoch, base.position, &positions, rejoin)
+        });
+        match (begun, base) {
+            (Begin::CutsCommitted { committed }, _) => {
+                return Err(self.disagreement(state, id, epoch, committed, prev));
+            }
+            (Begin::Begun, Some(base)) => begin(stream, id, epoch, base, &mut undo, decided),
+            (Begin::Begun | Begin::Unneeded, _) => {}
+        }
         let reply = match stream.log.on_append(epoch, prev, &positions, rejoin) {
             AppendDecision::Refused { promised } => Reply::RefusedByEpoch(promised.0),
             AppendDecision::Mismatch { last } => Reply::Mismatch(last.into()),
@@ -304,6 +315,21 @@ impl Journal {
 
     /// What is wrong with an append, beside its positions.
     fn find_fault(&self, append: &AppendRequest, now: Interval) -> Option<String> {
+        if let Some(base) = append.base.map(LogBase::from) {
+            if append.prev.map(Position::from) != Some(base.position) || base.position == Position::START {
+                return Some("the base of an append is not the entry before its first".to_owned());
+            }
+            let allowance = self.config.max_ahead();
+            if [base.last_commit, base.lease_end]
+                .iter()
+                .any(|at| is_too_far_ahead(*at, now, allowance))
+            {
+                return Some(format!(
+                    "the base {} has timestamps more than {allowance:?} ahead of this node's clock ({})",
+                    base.position, now.latest
+                ));
+            }
+        }
         append
             .entries
             .iter()
@@ -360,6 +386,20 @@ impl Journal {
         );
         true
     }
+}
+
+/// The log begins where the owner's does.
+fn begin(
+    stream: &mut Stream,
+    id: StreamId,
+    epoch: Epoch,
+    base: LogBase,
+    undo: &mut Undo,
+    decided: &mut Decided,
+) {
+    stream.begin(base, undo);
+    decided.records.push(Body::Base(id, base));
+    tracing::info!(stream = %id, %epoch, base = %base.position, "the log begins where its owner's does");
 }
 
 /// What was decided about the appends of one batch.

@@ -6,7 +6,7 @@ use meridian_protocol::events;
 use meridian_rpc::KvError;
 use meridian_rpc::internal::append_reply::Result as Reply;
 use meridian_rpc::internal::{AppendReply, AppendReplyBatch};
-use meridian_types::Position;
+use meridian_types::{LogBase, Position};
 
 use super::{Answer, Decision, Journal, Pending, Phase, State, Work};
 use crate::wal::Location;
@@ -64,6 +64,9 @@ impl Journal {
         let done: Vec<Pending> = state.pending.drain(..messages.min(state.pending.len())).collect();
         // Rare: then what is still queued need not be searched for each record.
         let has_cuts = queued(state).any(|decision| decision.undo.has_removed());
+        if let Some(last) = locations.last() {
+            state.active_segment = state.active_segment.max(last.segment);
+        }
         for (record, location) in records.iter().zip(locations) {
             log_durable(record);
             place(state, record, location, has_cuts);
@@ -147,7 +150,10 @@ fn queued(state: &State) -> impl Iterator<Item = &Decision> {
 }
 
 fn place(state: &mut State, record: &Body, location: Location, has_cuts: bool) {
-    let Body::Entry(id, entry) = record else { return };
+    let (id, entry) = match record {
+        Body::Entry(id, entry) => (id, entry),
+        other => return note_durable(state, other, location),
+    };
     let Some(stream) = state.streams.get_mut(id) else {
         return;
     };
@@ -162,6 +168,32 @@ fn place(state: &mut State, record: &Body, location: Location, has_cuts: bool) {
     stream.place(Position::new(entry.epoch, entry.lsn), location, undos);
 }
 
+/// What is durable beside entries.
+fn note_durable(state: &mut State, record: &Body, location: Location) {
+    let id = match record {
+        Body::Promise(id, ..) | Body::Rejoined(id) | Body::Base(id, _) => id,
+        Body::Entry(..) | Body::End(_) => return,
+    };
+    let Some(stream) = state.streams.get_mut(id) else {
+        return;
+    };
+    match record {
+        Body::Promise(_, epoch, owner) => stream.durable.on_promise(*epoch, owner.clone()),
+        Body::Rejoined(_) => stream.durable.is_rebuilt = true,
+        Body::Base(_, base) => {
+            let decisions = state
+                .pending
+                .iter_mut()
+                .flat_map(|pending| &mut pending.decisions);
+            let undos = decisions
+                .filter(|decision| decision.stream == *id)
+                .map(|decision| &mut decision.undo);
+            stream.on_base_durable(base.position, location, undos);
+        }
+        Body::Entry(..) | Body::End(_) => {}
+    }
+}
+
 fn log_durable(record: &Body) {
     match record {
         Body::Entry(stream, entry) => tracing::trace!(
@@ -171,7 +203,10 @@ fn log_durable(record: &Body) {
         Body::Promise(stream, epoch, _) => {
             tracing::trace!(target: events::TARGET, event = "promised", stream = stream.0, epoch = epoch.0);
         }
-        Body::Rejoined(_) => {}
+        Body::Base(stream, LogBase { position, .. }) => tracing::trace!(
+            target: events::TARGET, event = "begun", stream = stream.0, epoch = position.epoch.0, lsn = position.lsn.0
+        ),
+        Body::Rejoined(_) | Body::End(_) => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_rpc::internal::{StateRequest, StateResponse, StreamState};
+use meridian_rpc::internal::{self, StateRequest, StateResponse, StreamState};
 use meridian_rpc::v1::{ServiceStatus, StreamStatus};
 use meridian_types::StreamId;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ pub struct Figures {
     pub groups: u64,
     /// Records written.
     pub records: u64,
+    /// What the log takes on the disk, in bytes, as of when it was last looked at.
+    pub log_bytes: u64,
 }
 
 impl Journal {
@@ -85,6 +87,7 @@ impl Journal {
             owner_silent_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
             bytes: stream.index.bytes(),
             rejoining: stream.log.is_rejoining().is_some(),
+            base: stream.base().map(internal::LogBase::from),
         }
     }
 
@@ -116,6 +119,7 @@ impl Journal {
             ("groups".to_owned(), state.figures.groups),
             ("records".to_owned(), state.figures.records),
             ("append_connections".to_owned(), state.connections.len() as u64),
+            ("log_bytes".to_owned(), state.figures.log_bytes),
             ("waiting_messages".to_owned(), state.pending.len() as u64),
         ]);
         ServiceStatus {

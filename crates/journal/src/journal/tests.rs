@@ -61,8 +61,9 @@ impl Bench {
             config,
             identity,
             replicas: ["j1", "j2", "j3"].map(NodeName::from).to_vec(),
-            clock: Arc::new(ManualClock::new(meridian_types::Timestamp(NOW), Duration::ZERO)),
+            clock: Arc::new(ManualClock::new(Timestamp(NOW), Duration::ZERO)),
             segments: Segments::new(files),
+            active_segment: wal.active(),
         };
         let journal = Journal::new(parts, BTreeMap::new());
         let connection = journal.connect("a1".into());
@@ -127,10 +128,9 @@ impl Bench {
     }
 
     fn read(&self) -> Vec<Entry> {
-        let (mut next, to) = self
-            .journal
-            .locate(STREAM, Lsn(0), meridian_types::Timestamp(0), None)
-            .unwrap();
+        let located = self.journal.locate(STREAM, Lsn(0), Timestamp(0), None);
+        let Located { first, to, .. } = located.unwrap();
+        let mut next = first;
         let mut entries = Vec::new();
         while next <= to.lsn {
             let read = self.journal.read_log(STREAM, next, to, 100).unwrap();
@@ -194,7 +194,7 @@ fn a_decision_that_panics_stops_the_node() {
 fn a_writer_that_goes_away_stops_the_node() {
     let Bench { journal, wal, .. } = Bench::new();
     let journal = Arc::new(journal);
-    drop(crate::writer::LogWriter::new(journal.clone(), wal, Box::new(())));
+    drop(crate::writer::LogWriter::new(journal.clone(), wal, Arc::new(())));
     assert!(journal.failure().is_some() && journal.stopped().is_cancelled());
 }
 
@@ -209,7 +209,7 @@ fn replies_come_in_the_order_of_the_appends() {
         group,
     } = Bench::new();
     let journal = Arc::new(journal);
-    let writer = crate::writer::LogWriter::new(journal.clone(), wal, Box::new(()));
+    let writer = crate::writer::LogWriter::new(journal.clone(), wal, Arc::new(()));
     let thread = std::thread::spawn(|| writer.run_on_thread());
     let (sender, mut replies) = mpsc::channel(4);
     for lsn in 1..=ROUNDS {
@@ -258,7 +258,7 @@ fn the_dependencies_of_closures_are_bounded() {
             let closure = meridian_protocol::closing::Closure {
                 range: meridian_types::RangeId(range),
                 epoch: Epoch(1),
-                x: meridian_types::Timestamp(round),
+                x: Timestamp(round),
                 after: after.clone(),
             };
             closures.push(closure, 100_000);

@@ -9,13 +9,13 @@ use meridian_protocol::closing::{Closure, FeedGate};
 use meridian_rpc::KvError;
 use meridian_rpc::internal::feed_event::Event;
 use meridian_rpc::internal::{self, Entry, FeedBatch, FeedEntry, FeedEvent, FeedRequest, StreamLsn};
-use meridian_types::{Lsn, StreamId};
+use meridian_types::{LogBase, Lsn, StreamId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::push::{QUEUE, push};
-use crate::journal::Journal;
+use super::push::{Next, QUEUE, push};
+use crate::journal::{Fetched, Journal};
 
 /// What an event takes beside its payload, about.
 const OVERHEAD_BYTES: usize = 64;
@@ -72,14 +72,18 @@ async fn send(mut subscriber: Subscriber, batches: mpsc::Sender<Result<FeedBatch
     let journal = subscriber.journal.clone();
     push(&journal, batches, || {
         let batch = subscriber.next_batch()?;
-        Ok(Some(batch).filter(|batch| !batch.events.is_empty()))
+        Ok(match batch.events.last().and_then(|last| last.event.as_ref()) {
+            None => Next::Nothing,
+            Some(Event::Trimmed(_)) => Next::Last(batch),
+            Some(_) => Next::Message(batch),
+        })
     })
     .await;
     tracing::info!(subscriber = subscriber.name, "feed ends");
 }
 
 impl Subscriber {
-    /// What there is to be sent now, within bounds; empty when there is nothing.
+    /// What there is to be sent now, within bounds; empty when there is nothing. A stream of which the next entry is gone ends it.
     fn next_batch(&mut self) -> Result<FeedBatch, KvError> {
         let mut events = Vec::new();
         let (closures, seen) = self.journal.closures_after(self.closures_seen);
@@ -100,9 +104,17 @@ impl Subscriber {
             let Some(stream) = self.streams.get((self.turn + index) % count).copied() else {
                 continue;
             };
-            let entries = self
+            let fetched = self
                 .journal
                 .read_committed(stream, self.gate.sent(stream), budget)?;
+            let entries = match fetched {
+                Fetched::Entries(entries) => entries,
+                Fetched::Trimmed(base) => {
+                    tracing::info!(subscriber = self.name, %stream, base = %base.position, "feed refused: trimmed");
+                    events.push(trimmed_event(stream, base));
+                    break;
+                }
+            };
             let Some(last) = entries.last().map(|entry| Lsn(entry.lsn)) else {
                 continue;
             };
@@ -144,6 +156,15 @@ fn entry_event(stream: StreamId, entry: Entry) -> FeedEvent {
         event: Some(Event::Entry(FeedEntry {
             stream: stream.0,
             entry: Some(entry),
+        })),
+    }
+}
+
+fn trimmed_event(stream: StreamId, base: LogBase) -> FeedEvent {
+    FeedEvent {
+        event: Some(Event::Trimmed(internal::Trimmed {
+            stream: stream.0,
+            base: Some(base.into()),
         })),
     }
 }

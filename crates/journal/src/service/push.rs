@@ -10,19 +10,31 @@ use crate::journal::Journal;
 /// Batches that wait for a slow caller.
 pub const QUEUE: usize = 2;
 
-/// Sends what `next` has, and waits for progress when it has nothing. Ends with the caller, the node, or an error.
+/// What there is to be sent.
+pub enum Next<T> {
+    /// This.
+    Message(T),
+    /// This, and nothing after it.
+    Last(T),
+    /// Nothing now.
+    Nothing,
+}
+
+/// Sends what `next` has, and waits for progress when it has nothing. Ends with the caller, the node, what is the last, or an error.
 pub async fn push<T>(
     journal: &Journal,
     batches: mpsc::Sender<Result<T, Status>>,
-    mut next: impl FnMut() -> Result<Option<T>, KvError>,
+    mut next: impl FnMut() -> Result<Next<T>, KvError>,
 ) {
     let mut progress = journal.progress();
     let stopped = journal.stopped();
     loop {
         progress.mark_unchanged();
-        let result = match next().transpose() {
-            Some(result) => result,
-            None => {
+        let (result, is_last) = match next() {
+            Ok(Next::Message(message)) => (Ok(message), false),
+            Ok(Next::Last(message)) => (Ok(message), true),
+            Err(error) => (Err(error), true),
+            Ok(Next::Nothing) => {
                 tokio::select! {
                     biased;
                     () = stopped.cancelled() => {
@@ -35,7 +47,6 @@ pub async fn push<T>(
                 continue;
             }
         };
-        let is_error = result.is_err();
         let sent = tokio::select! {
             biased;
             () = stopped.cancelled() => {
@@ -44,7 +55,7 @@ pub async fn push<T>(
             }
             sent = batches.send(result.map_err(Status::from)) => sent,
         };
-        if is_error || sent.is_err() {
+        if is_last || sent.is_err() {
             break;
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use meridian_rpc::KvError;
-use meridian_rpc::internal::{Entry, ReadRequest, ReadResponse};
-use meridian_types::{Lsn, Position, StreamId, Timestamp};
+use meridian_rpc::internal::{self, Entry, ReadRequest, ReadResponse};
+use meridian_types::{LogBase, Lsn, Position, StreamId, Timestamp};
 use tonic::Status;
 
-use crate::journal::Journal;
+use crate::journal::{Journal, Located};
 
 /// What is still to be read.
 struct Reading {
@@ -17,6 +17,8 @@ struct Reading {
     stream: StreamId,
     next: Lsn,
     to: Position,
+    /// To be told with the first entries.
+    base: Option<LogBase>,
     headers_only: bool,
     is_done: bool,
 }
@@ -29,12 +31,13 @@ pub fn serve(
     let stream = StreamId(request.stream);
     let to = request.to.map(Position::from);
     let from = (Lsn(request.from_lsn), Timestamp(request.from_timestamp));
-    let (next, to) = journal.locate(stream, from.0, from.1, to)?;
+    let Located { first, to, base } = journal.locate(stream, from.0, from.1, to)?;
     let reading = Reading {
         journal,
         stream,
-        next,
+        next: first,
         to,
+        base,
         headers_only: request.headers_only,
         is_done: false,
     };
@@ -42,8 +45,13 @@ pub fn serve(
 }
 
 async fn next_batch(mut reading: Reading) -> Option<(Result<ReadResponse, Status>, Reading)> {
-    if reading.is_done || reading.next > reading.to.lsn {
+    let base = reading.base.take().map(internal::LogBase::from);
+    if reading.is_done || (reading.next > reading.to.lsn && base.is_none()) {
         return None;
+    }
+    if reading.next > reading.to.lsn {
+        let entries = Vec::new();
+        return Some((Ok(ReadResponse { entries, base }), reading));
     }
     let budget = reading.journal.config().batch_bytes;
     let read = reading
@@ -56,7 +64,7 @@ async fn next_batch(mut reading: Reading) -> Option<(Result<ReadResponse, Status
                 if reading.headers_only {
                     entries.iter_mut().for_each(strip);
                 }
-                Ok(ReadResponse { entries })
+                Ok(ReadResponse { entries, base })
             }
             // An end before `to` would be taken for the whole answer.
             None => {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::push::{QUEUE, push};
+use super::push::{Next, QUEUE, push};
 use crate::journal::Journal;
 
 /// The committed positions of the streams asked for: at first all, in any case one batch, then what is new.
@@ -51,10 +51,10 @@ async fn send(
             seen = looked;
             if std::mem::take(&mut is_first) || !found.is_empty() {
                 let committed = found.into_iter().map(to_wire).collect();
-                return Ok(Some(WatchBatch { committed }));
+                return Ok(Next::Message(WatchBatch { committed }));
             }
             if looked == before {
-                return Ok(None);
+                return Ok(Next::Nothing);
             }
         }
     })

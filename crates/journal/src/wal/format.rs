@@ -11,14 +11,17 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use meridian_rpc::internal::Entry;
-use meridian_types::{ClusterId, DiskId, Epoch, NodeName, StreamId};
+use meridian_types::{ClusterId, DiskId, Epoch, LogBase, NodeName, Position, StreamId, Timestamp};
 
 /// The format of segments that this program writes and understands.
 pub const SEGMENT_FORMAT: u32 = 1;
 /// The length of a segment's header.
 pub const HEADER_BYTES: u64 = 512;
 const HEADER_LEN: usize = 512;
-const MAGIC: &[u8; 8] = b"MRDNWAL\n";
+type Magic = [u8; 8];
+const MAGIC: &Magic = b"MRDNWAL\n";
+/// Of the base file, which is laid out like a segment.
+const BASE_MAGIC: &Magic = b"MRDNBAS\n";
 /// Length and crc.
 pub const FRAME_BYTES: usize = 8;
 /// Previous crc, group and kind.
@@ -28,6 +31,8 @@ const MAX_NAME_BYTES: usize = 255;
 const KIND_ENTRY: u8 = 1;
 const KIND_PROMISE: u8 = 2;
 const KIND_REJOINED: u8 = 3;
+const KIND_BASE: u8 = 4;
+const KIND_END: u8 = 5;
 
 /// Which disk of which node a file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +70,18 @@ pub enum HeaderFault {
 impl Header {
     /// The header's bytes.
     pub fn encode(&self) -> Bytes {
+        self.encode_as(MAGIC)
+    }
+
+    /// The bytes of the header of a base file, which stands for the segment of this number and all before: `previous_end` and
+    /// `previous_crc` are those that the next segment names.
+    pub fn encode_base(&self) -> Bytes {
+        self.encode_as(BASE_MAGIC)
+    }
+
+    fn encode_as(&self, magic: &Magic) -> Bytes {
         let mut out = BytesMut::with_capacity(HEADER_LEN);
-        out.put_slice(MAGIC);
+        out.put_slice(magic);
         out.put_u32_le(SEGMENT_FORMAT);
         out.put_slice(self.owner.cluster.0.as_bytes());
         out.put_slice(self.owner.disk.0.as_bytes());
@@ -85,15 +100,24 @@ impl Header {
 
     /// Reads a header.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        Self::decode_as(bytes, MAGIC)
+    }
+
+    /// Reads the header of a base file.
+    pub fn decode_base(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        Self::decode_as(bytes, BASE_MAGIC)
+    }
+
+    fn decode_as(bytes: &[u8], magic: &Magic) -> Result<Self, HeaderFault> {
         let mut reader = Reader(bytes);
         let damaged = HeaderFault::Damaged;
-        if reader.take(MAGIC.len()) != Some(MAGIC) {
+        if reader.take(magic.len()) != Some(magic) {
             return Err(damaged);
         }
         // Before the crc, whose place may be another one in another format.
         let version = reader.u32().ok_or(HeaderFault::Damaged)?;
         if version != SEGMENT_FORMAT {
-            return Err(match Self::is_hit_in_version(bytes) {
+            return Err(match Self::is_hit_in_version(bytes, magic) {
                 true => damaged,
                 false => HeaderFault::Version(version),
             });
@@ -121,10 +145,10 @@ impl Header {
 
     /// Whether this is a header of our format but for the version's own bytes: then no other program wrote it, and
     /// whoever reads the error shall not look for one.
-    fn is_hit_in_version(bytes: &[u8]) -> bool {
+    fn is_hit_in_version(bytes: &[u8], magic: &Magic) -> bool {
         let rest = bytes.get(MAGIC.len() + 4..HEADER_LEN - 4).unwrap_or_default();
         let crc = bytes.get(HEADER_LEN - 4..).and_then(|rest| Reader(rest).u32());
-        let ours = [&MAGIC[..], &SEGMENT_FORMAT.to_le_bytes(), rest].concat();
+        let ours = [&magic[..], &SEGMENT_FORMAT.to_le_bytes(), rest].concat();
         crc == Some(crc32c::crc32c(&ours))
     }
 }
@@ -138,6 +162,10 @@ pub enum Body {
     Promise(StreamId, Epoch, Option<NodeName>),
     /// The stream was rebuilt on this disk, which replaces a lost one.
     Rejoined(StreamId),
+    /// The stream's log begins after this entry: what comes before was trimmed, and what the disk held of it does not count.
+    Base(StreamId, LogBase),
+    /// The last record of a base file: so many came before it.
+    End(u64),
 }
 
 impl Body {
@@ -147,7 +175,7 @@ impl Body {
         match self {
             Self::Entry(_, entry) => FIXED + entry.payload.len(),
             Self::Promise(_, _, owner) => FIXED + owner.as_ref().map_or(0, |owner| owner.0.len()),
-            Self::Rejoined(_) => FIXED,
+            Self::Rejoined(_) | Self::Base(..) | Self::End(_) => FIXED,
         }
     }
 
@@ -170,6 +198,14 @@ impl Body {
                 out.put_slice(owner.as_ref().map_or("", |owner| &owner.0).as_bytes());
             }
             Self::Rejoined(stream) => out.put_u64_le(stream.0),
+            Self::Base(stream, base) => {
+                out.put_u64_le(stream.0);
+                out.put_u64_le(base.position.epoch.0);
+                out.put_u64_le(base.position.lsn.0);
+                out.put_u64_le(base.last_commit.0);
+                out.put_u64_le(base.lease_end.0);
+            }
+            Self::End(records) => out.put_u64_le(*records),
         }
     }
 
@@ -178,13 +214,15 @@ impl Body {
             Self::Entry(..) => KIND_ENTRY,
             Self::Promise(..) => KIND_PROMISE,
             Self::Rejoined(_) => KIND_REJOINED,
+            Self::Base(..) => KIND_BASE,
+            Self::End(_) => KIND_END,
         }
     }
 
     fn payload(&self) -> Bytes {
         match self {
             Self::Entry(_, entry) => entry.payload.clone(),
-            Self::Promise(..) | Self::Rejoined(_) => Bytes::new(),
+            Self::Promise(..) | Self::Rejoined(_) | Self::Base(..) | Self::End(_) => Bytes::new(),
         }
     }
 }
@@ -262,7 +300,11 @@ pub fn decode(bytes: &Bytes) -> Decoded {
 pub(super) fn peek_group(bytes: &[u8]) -> Option<usize> {
     let mut reader = Reader(bytes.get(FRAME_BYTES + 4..)?);
     let group = reader.u32()?;
-    matches!(reader.u8()?, KIND_ENTRY | KIND_PROMISE | KIND_REJOINED).then_some(group as usize)
+    matches!(
+        reader.u8()?,
+        KIND_ENTRY | KIND_PROMISE | KIND_REJOINED | KIND_BASE
+    )
+    .then_some(group as usize)
 }
 
 fn decode_record(bytes: &Bytes, length: usize) -> Option<Decoded> {
@@ -300,6 +342,16 @@ fn decode_record(bytes: &Bytes, length: usize) -> Option<Decoded> {
             Body::Promise(stream, epoch, (!owner.is_empty()).then_some(NodeName(owner)))
         }
         KIND_REJOINED => Body::Rejoined(StreamId(reader.u64()?)),
+        KIND_BASE => {
+            let stream = StreamId(reader.u64()?);
+            let base = LogBase {
+                position: Position::new(reader.u64()?, reader.u64()?),
+                last_commit: Timestamp(reader.u64()?),
+                lease_end: Timestamp(reader.u64()?),
+            };
+            Body::Base(stream, base)
+        }
+        KIND_END => Body::End(reader.u64()?),
         other => return Some(Decoded::UnknownKind(other)),
     };
     let len = u32::try_from(end).ok()?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::base::{self, BASE_FILE, NEW_BASE_FILE};
 use super::format::{self, Body, Decoded, HEADER_BYTES, Header, HeaderFault, Owner, Record};
 use super::mark::{MARK_FILE, Mark, Place};
 use super::segments::segment_number;
@@ -40,9 +41,12 @@ impl Wal {
         each: &mut dyn FnMut(Record, Location) -> Result<(), String>,
     ) -> Result<(Self, Recovered), StartError> {
         let (mut mark, place) = Mark::open(&*files)?;
-        let mut numbers = segment_numbers(&*files)?;
-        discard_unfinished(&*files, &mut numbers, place)?;
         let mut recovered = Recovered::default();
+        let begin_at = base::read(&*files, &owner, each, &mut recovered.records)?;
+        remove_trimmed(&*files, begin_at)?;
+        let mut numbers = segment_numbers(&*files)?;
+        discard_unfinished(&*files, &mut numbers, place, begin_at)?;
+        let begin_at = begin_at.unwrap_or_default();
         let (active, end) = if numbers.is_empty() {
             begin(&*files, &owner, segment_bytes)?
         } else {
@@ -50,7 +54,7 @@ impl Wal {
                 &*files,
                 &owner,
                 &numbers,
-                place,
+                (begin_at, place),
                 segment_bytes,
                 each,
                 &mut recovered,
@@ -84,8 +88,28 @@ fn segment_numbers(files: &dyn Files) -> Result<Vec<u64>, StartError> {
     Ok(names.iter().filter_map(|name| segment_number(name)).collect())
 }
 
+/// Removes what a trimming left that a crash interrupted: the segments that the base file stands for, and one that was not finished.
+fn remove_trimmed(files: &dyn Files, begin_at: Option<Place>) -> Result<(), StartError> {
+    let last = begin_at.map_or(0, |place| place.segment);
+    let names = files
+        .list()
+        .map_err(|error| StartError::io("list", &files.describe("."), error))?;
+    let is_old =
+        |name: &&String| *name == NEW_BASE_FILE || segment_number(name).is_some_and(|number| number <= last);
+    for name in names.iter().filter(is_old) {
+        let removed = files.remove(name);
+        removed.map_err(|error| StartError::io("remove", &files.describe(name), error))?;
+    }
+    Ok(())
+}
+
 /// Removes a last segment whose creation a crash interrupted, and checks that no segment is missing.
-fn discard_unfinished(files: &dyn Files, numbers: &mut Vec<u64>, mark: Place) -> Result<(), StartError> {
+fn discard_unfinished(
+    files: &dyn Files,
+    numbers: &mut Vec<u64>,
+    mark: Place,
+    begin_at: Option<Place>,
+) -> Result<(), StartError> {
     if let Some(last) = numbers.last().copied().filter(|last| *last > mark.segment) {
         let name = segment_name(last);
         let described = files.describe(&name);
@@ -107,8 +131,18 @@ fn discard_unfinished(files: &dyn Files, numbers: &mut Vec<u64>, mark: Place) ->
             numbers.pop();
         }
     }
+    let trimmed = begin_at.map_or(0, |place| place.segment);
+    if begin_at.is_none()
+        && let Some(first) = numbers.first().filter(|first| **first > 1)
+    {
+        let what = format!(
+            "the file is missing, which says what is needed of the segments before {}",
+            segment_name(*first)
+        );
+        return Err(StartError::lost(&files.describe(BASE_FILE), 0, what));
+    }
     for (index, number) in numbers.iter().enumerate() {
-        let expected = index as u64 + 1;
+        let expected = trimmed + index as u64 + 1;
         if *number != expected {
             return Err(StartError::lost(
                 &files.describe(&segment_name(expected)),
@@ -117,8 +151,10 @@ fn discard_unfinished(files: &dyn Files, numbers: &mut Vec<u64>, mark: Place) ->
             ));
         }
     }
-    if (numbers.len() as u64) < mark.segment {
-        let missing = segment_name(numbers.len() as u64 + 1);
+    let last = trimmed + numbers.len() as u64;
+    // A base file is written only when there is a segment after those that it stands for.
+    if last < mark.segment || (numbers.is_empty() && begin_at.is_some()) {
+        let missing = segment_name(last + 1);
         return Err(StartError::lost(
             &files.describe(&missing),
             0,
@@ -160,17 +196,17 @@ fn begin(files: &dyn Files, owner: &Owner, segment_bytes: u64) -> Result<(Active
     Ok((active, end))
 }
 
-/// Reads all segments; the last one becomes the active one.
+/// Reads all segments from `begin_at` on; the last one becomes the active one.
 fn recover(
     files: &dyn Files,
     owner: &Owner,
     numbers: &[u64],
-    mark: Place,
+    (begin_at, mark): (Place, Place),
     segment_bytes: u64,
     each: &mut dyn FnMut(Record, Location) -> Result<(), String>,
     recovered: &mut Recovered,
 ) -> Result<(Active, Place), StartError> {
-    let mut end = Place::default();
+    let mut end = begin_at;
     let mut pending: Option<Segment> = None;
     for number in numbers {
         let next = open_segment(files, owner, *number)?;
@@ -189,7 +225,7 @@ fn recover(
                 ));
             }
             end = scanned.place;
-        } else if (next.header.previous_end, next.header.previous_crc) != (0, 0) {
+        } else if (next.header.previous_end, next.header.previous_crc) != (begin_at.offset, begin_at.crc) {
             return Err(StartError::lost(
                 &next.name,
                 0,
@@ -237,17 +273,7 @@ fn open_segment(files: &dyn Files, owner: &Owner, number: u64) -> Result<Segment
         Err(HeaderFault::Damaged) => return Err(StartError::lost(&name, 0, "the header is damaged")),
     };
     if header.owner != *owner {
-        let describe = |owner: &Owner| {
-            format!(
-                "disk {} of node {} in cluster {}",
-                owner.disk, owner.node, owner.cluster
-            )
-        };
-        return Err(StartError::WrongDisk {
-            file: name,
-            found: describe(&header.owner),
-            expected: describe(owner),
-        });
+        return Err(StartError::wrong_disk(name, &header.owner, owner));
     }
     if header.number != number {
         return Err(StartError::lost(
@@ -413,10 +439,14 @@ impl From<StartError> for WriteError {
 
 /// The body of a record, for `each`.
 impl Record {
-    /// The stream that the record belongs to.
-    pub fn stream(&self) -> meridian_types::StreamId {
+    /// The stream that the record belongs to, if it belongs to one.
+    pub fn stream(&self) -> Option<meridian_types::StreamId> {
         match &self.body {
-            Body::Entry(stream, _) | Body::Promise(stream, ..) | Body::Rejoined(stream) => *stream,
+            Body::Entry(stream, _)
+            | Body::Promise(stream, ..)
+            | Body::Rejoined(stream)
+            | Body::Base(stream, _) => Some(*stream),
+            Body::End(_) => None,
         }
     }
 }

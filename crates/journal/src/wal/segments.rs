@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::base::BASE_FILE;
 use super::format::{self, Decoded, Record};
 use crate::files::{File, Files, read_exact_at};
 
@@ -28,7 +29,7 @@ pub fn segment_number(name: &str) -> Option<u64> {
 /// Where a record is, and its crc: whatever else stands there is not it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The segment; 0: not written yet.
+    /// The segment; 0: not written yet. See also [`Self::IN_BASE`].
     pub segment: u32,
     /// The offset in the segment, in bytes.
     pub offset: u32,
@@ -39,9 +40,25 @@ pub struct Location {
 }
 
 impl Location {
+    /// In `segment`, beside the number of the last segment that it stands for: the record is in the base file.
+    pub const IN_BASE: u32 = 1 << 31;
+
     /// Whether the record was written and synced.
     pub fn is_placed(&self) -> bool {
         self.segment != 0
+    }
+
+    /// Whether it lies in the segment `last`, one before, or in a base file.
+    pub fn is_up_to(&self, last: u32) -> bool {
+        self.is_placed() && (self.segment & Self::IN_BASE != 0 || self.segment <= last)
+    }
+
+    /// The file's name.
+    fn file_name(&self) -> String {
+        match self.segment & Self::IN_BASE {
+            0 => segment_name(u64::from(self.segment)),
+            _ => BASE_FILE.to_owned(),
+        }
     }
 
     fn end(&self) -> u64 {
@@ -108,7 +125,7 @@ impl Segments {
 
     fn read_bytes(&self, first: &Location, end: u64) -> Result<Bytes, ReadError> {
         let file = self
-            .file(first.segment)
+            .file(first)
             .map_err(|error| self.error(first, error.to_string()))?;
         let len = usize::try_from(end - u64::from(first.offset)).unwrap_or(usize::MAX);
         read_exact_at(&*file, u64::from(first.offset), len)
@@ -117,21 +134,30 @@ impl Segments {
 
     fn error(&self, location: &Location, what: String) -> ReadError {
         ReadError {
-            file: self.files.describe(&segment_name(u64::from(location.segment))),
+            file: self.files.describe(&location.file_name()),
             offset: u64::from(location.offset),
             what,
         }
     }
 
-    fn file(&self, segment: u32) -> std::io::Result<Arc<dyn File>> {
+    /// Closes the files of segments up to `last`, and all base files but the one that stands for them.
+    pub fn forget_up_to(&self, last: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(segment, _)| {
+            *segment == Location::IN_BASE | last || {
+                let is_segment = segment & Location::IN_BASE == 0;
+                is_segment && *segment > last
+            }
+        });
+    }
+
+    fn file(&self, location: &Location) -> std::io::Result<Arc<dyn File>> {
+        let segment = location.segment;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let found = open.iter().position(|(number, _)| *number == segment);
         let entry = match found.and_then(|index| open.remove(index)) {
             Some(entry) => entry,
-            None => (
-                segment,
-                self.files.open(&segment_name(u64::from(segment)))?.into(),
-            ),
+            None => (segment, self.files.open(&location.file_name())?.into()),
         };
         if open.len() == MAX_OPEN {
             open.pop_front();

@@ -8,4 +8,5 @@ mod log;
 mod model;
 mod support;
 mod tcp;
+mod trimming;
 mod watch;

@@ -212,15 +212,21 @@ impl Feed {
     pub async fn next_lsn(&mut self) -> u64 {
         match self.next().await {
             Event::Entry(entry) => entry.entry.unwrap().lsn,
-            Event::Closure(closure) => panic!("{closure:?} before an entry"),
+            other => panic!("{other:?} before an entry"),
         }
     }
 
     pub async fn next_closure(&mut self) -> Closure {
         match self.next().await {
-            Event::Entry(entry) => panic!("{entry:?} before a closure"),
             Event::Closure(closure) => closure,
+            other => panic!("{other:?} before a closure"),
         }
+    }
+
+    /// Whether nothing more will come.
+    pub async fn is_over(&mut self) -> bool {
+        let message = tokio::time::timeout(Duration::from_secs(10), self.batches.message());
+        self.events.is_empty() && message.await.expect("the feed goes on").unwrap().is_none()
     }
 
     pub async fn is_silent(&mut self) -> bool {
@@ -323,7 +329,7 @@ pub fn append(epoch: u64, prev: (u64, u64), entries: Vec<Entry>, acked: u64) -> 
         prev: Some(position(prev.0, prev.1)),
         entries,
         acked: acked.collect(),
-        rejoin_disk_id: Bytes::new(),
+        ..AppendRequest::default()
     }
 }
 

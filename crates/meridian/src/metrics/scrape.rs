@@ -37,6 +37,7 @@ static FIGURES: &[(&str, &str, &Family, &[&str])] = &[
     ("adjudicator", "queued_requests", &names::ADJUDICATOR_QUEUE, &[]),
     ("journal", "waiting_messages", &names::JOURNAL_WAITING, &[]),
     ("journal", "append_connections", &names::JOURNAL_CONNECTIONS, &[]),
+    ("journal", "log_bytes", &names::JOURNAL_LOG, &[]),
     ("journal", "tail_bytes", &names::JOURNAL_TAIL, &[]),
     ("storage", "entries_applied", &names::STORAGE_ENTRIES, &[]),
     ("storage", "versions_applied", &names::STORAGE_VERSIONS, &[]),

@@ -16,9 +16,9 @@ use meridian_rpc::KvError;
 use meridian_rpc::convert::range_from_bytes;
 use meridian_rpc::internal::storage_server::Storage;
 use meridian_rpc::internal::{
-    ClosedAnswer, Committed, DecideRequest, GetKeys, GotKeys, Refused, ScanKeys, ScannedPage, StorageRead,
-    StorageReadBatch, StorageReadReply, StorageReadReplyBatch, WriteSet, decision, refused::Reason,
-    storage_read, storage_read_reply,
+    CheckpointPart, CheckpointRequest, ClosedAnswer, Committed, DecideRequest, GetKeys, GotKeys, Refused,
+    ScanKeys, ScannedPage, StorageRead, StorageReadBatch, StorageReadReply, StorageReadReplyBatch, WriteSet,
+    decision, refused::Reason, storage_read, storage_read_reply,
 };
 use meridian_rpc::v1::predicate::Op;
 use meridian_rpc::v1::{self, GetResponse, Row};
@@ -426,6 +426,15 @@ impl FakeStorage {
 
 #[tonic::async_trait]
 impl Storage for FakeStorage {
+    type CheckpointStream = Stream<CheckpointPart>;
+
+    async fn checkpoint(
+        &self,
+        _: Request<CheckpointRequest>,
+    ) -> Result<Response<Self::CheckpointStream>, Status> {
+        Err(Status::unimplemented("this node writes no checkpoints"))
+    }
+
     type ReadStream = Stream<StorageReadReplyBatch>;
 
     async fn read(

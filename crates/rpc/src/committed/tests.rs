@@ -15,8 +15,8 @@ use super::*;
 use crate::guard::Identity;
 use crate::internal::journal_server::{Journal, JournalServer};
 use crate::internal::{
-    AppendBatch, AppendReplyBatch, CommittedPosition, FeedBatch, FeedRequest, FenceRequest, FenceResponse,
-    ReadRequest, ReadResponse, StateRequest, StateResponse,
+    AppendBatch, AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, CommittedPosition, FeedBatch,
+    FeedRequest, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
 };
 use crate::network::{LocalNodes, TcpDialer};
 
@@ -59,6 +59,13 @@ impl Journal for FakeJournal {
 
     async fn feed(&self, _: Request<FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
         not_played()
+    }
+
+    async fn checkpointed(
+        &self,
+        _: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        Err(Status::unimplemented("not trimmed"))
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -8,7 +8,7 @@ mod predicate;
 use std::sync::Arc;
 
 use meridian_rpc::internal::storage_server::Storage;
-use meridian_rpc::internal::{StorageReadBatch, StorageReadReplyBatch};
+use meridian_rpc::internal::{CheckpointPart, CheckpointRequest, StorageReadBatch, StorageReadReplyBatch};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,15 @@ pub(crate) struct Reads {
 
 #[tonic::async_trait]
 impl Storage for Reads {
+    type CheckpointStream = ReceiverStream<Result<CheckpointPart, Status>>;
+
+    async fn checkpoint(
+        &self,
+        _: Request<CheckpointRequest>,
+    ) -> Result<Response<Self::CheckpointStream>, Status> {
+        Err(Status::unimplemented("this node writes no checkpoints"))
+    }
+
     type ReadStream = ReceiverStream<Result<StorageReadReplyBatch, Status>>;
 
     async fn read(

@@ -9,9 +9,9 @@ use meridian_protocol::closing::{Closure, FeedGate};
 use meridian_rpc::internal::feed_event::Event;
 use meridian_rpc::internal::journal_server::Journal;
 use meridian_rpc::internal::{
-    AppendBatch, AppendReplyBatch, Closure as ClosureMessage, Entry, FeedBatch, FeedEntry, FeedEvent,
-    FeedRequest, FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse,
-    StreamLsn, StreamState, WatchBatch, WatchRequest,
+    AppendBatch, AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, Closure as ClosureMessage,
+    Entry, FeedBatch, FeedEntry, FeedEvent, FeedRequest, FenceRequest, FenceResponse, ReadRequest,
+    ReadResponse, StateRequest, StateResponse, StreamLsn, StreamState, WatchBatch, WatchRequest,
 };
 use meridian_types::{Epoch, Lsn, RangeId, StreamId, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -225,6 +225,13 @@ impl Journal for FakeJournal {
     }
 
     type WatchStream = Messages<WatchBatch>;
+
+    async fn checkpointed(
+        &self,
+        _: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        Err(Status::unimplemented("not trimmed"))
+    }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("not watched by storage nodes"))

@@ -224,6 +224,10 @@ pub enum Event {
         stream: StreamId,
         at: Position,
     },
+    Checkpointed {
+        stream: StreamId,
+        at: Position,
+    },
     Followed {
         stream: StreamId,
         lsn: Lsn,
@@ -281,6 +285,7 @@ impl Event {
             Self::Accepted { .. } => "accepted",
             Self::Persisted { .. } => "persisted",
             Self::Restored { .. } => "restored",
+            Self::Checkpointed { .. } => "checkpointed",
             Self::Followed { .. } => "followed",
             Self::Applied { .. } => "applied",
             Self::Complete(_) => "complete",

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use meridian_rpc::internal::journal_server::{Journal as JournalRpc, JournalServer};
 use meridian_rpc::internal::{
-    AppendBatch, AppendReplyBatch, FeedBatch, FeedRequest, FenceRequest, FenceResponse, ReadRequest,
-    ReadResponse, StateRequest, StateResponse, WatchBatch, WatchRequest,
+    AppendBatch, AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, FeedBatch, FeedRequest,
+    FenceRequest, FenceResponse, ReadRequest, ReadResponse, StateRequest, StateResponse, WatchBatch,
+    WatchRequest,
 };
 use meridian_rpc::v1::ServiceStatus;
 use meridian_rpc::{KvError, Service};
@@ -120,6 +121,13 @@ impl JournalRpc for JournalService {
             self.journal.clone(),
             request.get_ref(),
         )?))
+    }
+
+    async fn checkpointed(
+        &self,
+        _: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        Err(Status::unimplemented("this version trims nothing"))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -32,9 +32,10 @@
 //! | `promised` | journal node | stream, epoch | it has synced the promise |
 //! | `accepted` | journal node | stream, owner_epoch, epoch, lsn | it accepts an append of the owner of `owner_epoch`; when that is synced, its log equals the owner's up to this entry |
 //! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
-//! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
+//! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing; or was filled from a checkpoint, which holds everything up to there |
 //! | `followed` | storage node | stream, lsn | it begins to follow a stream that it did not know when it started, with everything applied up to this entry |
 //! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |
+//! | `checkpointed` | storage node | node, stream, epoch, lsn | a checkpoint is durable and was read back: it holds every write of its keys up to this entry; one of each stream. Again for the one that it finds when it starts |
 //! | `complete` | storage node | range, epoch, x, after | it takes a closure, after everything that it was fed before (R14) |
 //! | `looked_up` | storage node | at, key, newest | it has read a key at a snapshot; `newest` is the version it found, 0 for none |
 //! | `scanned` | storage node | at, start, end, newest | it has read these keys at a snapshot, all after `start` if there is no `end`; `newest` is the newest version that the scan has met so far |

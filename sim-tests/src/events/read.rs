@@ -214,6 +214,10 @@ fn storage(name: &str, fields: &Fields) -> Result<Event, String> {
             stream: fields.stream()?,
             at: fields.position()?,
         },
+        "checkpointed" => Event::Checkpointed {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        },
         "followed" => Event::Followed {
             stream: fields.stream()?,
             lsn: Lsn(fields.number("lsn")?),

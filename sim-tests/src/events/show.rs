@@ -238,7 +238,7 @@ fn show_record(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::Mounted { disk } => write!(f, "disk {:06x}", disk & 0xff_ffff),
         Event::Recovered { promised, last, .. } => write!(f, "up to {last}, promised {promised}"),
         Event::Persisted { at, timestamp, .. } => write!(f, "{at} timestamp {}", Seconds(*timestamp)),
-        Event::Restored { at, .. } => write!(f, "up to {at}"),
+        Event::Restored { at, .. } | Event::Checkpointed { at, .. } => write!(f, "up to {at}"),
         Event::Applied {
             at, commit, written, ..
         } => {

@@ -56,7 +56,7 @@ async fn next_batch(mut reading: Reading) -> Option<(Result<ReadResponse, Status
                 if reading.headers_only {
                     entries.iter_mut().for_each(strip);
                 }
-                Ok(ReadResponse { entries })
+                Ok(ReadResponse { entries, base: None })
             }
             // An end before `to` would be taken for the whole answer.
             None => {

@@ -212,13 +212,14 @@ impl Feed {
     pub async fn next_lsn(&mut self) -> u64 {
         match self.next().await {
             Event::Entry(entry) => entry.entry.unwrap().lsn,
-            Event::Closure(closure) => panic!("{closure:?} before an entry"),
+            other => panic!("{other:?} before an entry"),
         }
     }
 
     pub async fn next_closure(&mut self) -> Closure {
         match self.next().await {
             Event::Entry(entry) => panic!("{entry:?} before a closure"),
+            Event::Trimmed(trimmed) => panic!("{trimmed:?} instead of a closure"),
             Event::Closure(closure) => closure,
         }
     }
@@ -318,6 +319,7 @@ pub fn append(epoch: u64, prev: (u64, u64), entries: Vec<Entry>, acked: u64) -> 
         lsn: acked,
     });
     AppendRequest {
+        base: None,
         stream: STREAM,
         epoch,
         prev: Some(position(prev.0, prev.1)),

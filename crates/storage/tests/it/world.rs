@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_clock::{Clock, ManualClock};
+use meridian_files::MemoryFiles;
 use meridian_rpc::internal::adjudicator_server::AdjudicatorServer;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::journal_server::JournalServer;
@@ -133,6 +134,17 @@ impl World {
     }
 
     pub fn start_on(&self, name: &'static str, config: Config, store: Arc<dyn VersionStore>) -> Node {
+        self.start_with(name, config, store, MemoryFiles::new())
+    }
+
+    /// A node with its checkpoint in these files.
+    pub fn start_with(
+        &self,
+        name: &'static str,
+        config: Config,
+        store: Arc<dyn VersionStore>,
+        files: MemoryFiles,
+    ) -> Node {
         let (env, owners) = self.env(name);
         let shutdown = CancellationToken::new();
         let journals = vec!["j1".into(), "j2".into()];
@@ -142,6 +154,7 @@ impl World {
             owners,
             journals,
             store,
+            Arc::new(files),
             shutdown.clone(),
         );
         self.node(name, env, started.unwrap(), shutdown)

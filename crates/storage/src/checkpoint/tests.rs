@@ -1,5 +1,7 @@
 //! The format, and what is refused.
 
+mod copying;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

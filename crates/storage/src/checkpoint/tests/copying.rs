@@ -30,7 +30,7 @@ use crate::store::{AppliedBatch, MemoryStore, Progress, SledStore, VersionStore,
 
 const START: u64 = 1_000_000_000_000;
 const MILLI: u64 = 1_000_000;
-const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 /// One entry: which stream it is in, which key it writes, whether it deletes it, and how much later than its turn the second
 /// stream's are applied.
@@ -59,7 +59,7 @@ impl Life {
             retention_ms: 2,
             sweep_interval_ms: 1,
             sweep_pause_ms: 1,
-            sweep_chunk: 1,
+            sweep_chunk: 100,
             checkpoint_chunk: chunk,
             ..Config::default()
         };
@@ -224,9 +224,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn a_checkpoint_and_the_log_after_it_are_the_store(
-        history in prop::collection::vec((any::<bool>(), 0..KEYS.len(), prop::bool::weighted(0.6)), 1..40),
+        history in prop::collection::vec((any::<bool>(), 0..KEYS.len(), prop::bool::weighted(0.6)), 1..60),
         lags in (0..12_usize, 0..12_usize),
-        begin in 0..40_u64,
+        begin in 0..60_u64,
         chunk in 1..4_usize,
     ) {
         let stores: [Arc<dyn VersionStore>; 2] = [Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new())];

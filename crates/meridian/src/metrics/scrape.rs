@@ -50,6 +50,25 @@ static FIGURES: &[(&str, &str, &Family, &[&str])] = &[
     ("storage", "closes_asked", &names::STORAGE_CLOSES, &[]),
     ("storage", "feeds_opened", &names::STORAGE_FEEDS, &[]),
     ("storage", "disk_bytes", &names::STORAGE_BYTES, &[]),
+    (
+        "storage",
+        "checkpoints_written",
+        &names::STORAGE_CHECKPOINTS,
+        &["written"],
+    ),
+    (
+        "storage",
+        "checkpoints_failed",
+        &names::STORAGE_CHECKPOINTS,
+        &["failed"],
+    ),
+    (
+        "storage",
+        "checkpoint_bytes",
+        &names::STORAGE_CHECKPOINT_BYTES,
+        &[],
+    ),
+    ("storage", "fills", &names::STORAGE_FILLS, &[]),
 ];
 
 /// The status, in the form that Prometheus reads.
@@ -76,7 +95,10 @@ fn record(status: &NodeStatus) {
         match service.role.as_str() {
             "adjudicator" => record_ranges(&service.ranges, status),
             "journal" => record_streams(service),
-            "storage" => record_applied(service, status),
+            "storage" => {
+                record_applied(service, status);
+                record_checkpoint(service, status);
+            }
             _ => {}
         }
     }
@@ -144,6 +166,17 @@ fn record_applied(service: &ServiceStatus, status: &NodeStatus) {
             let lag = seconds(status.clock_earliest, applied.closed);
             names::STORAGE_CLOSED.gauge(&[&id]).set(lag);
         }
+    }
+}
+
+fn record_checkpoint(service: &ServiceStatus, status: &NodeStatus) {
+    let figure = |name| service.figures.get(name).copied().unwrap_or_default();
+    let took = seconds(figure("checkpoint_ms") * 1_000_000, 0);
+    names::STORAGE_CHECKPOINT_SECONDS.gauge(&[]).set(took);
+    let begun = figure("checkpoint_begun");
+    if begun > 0 {
+        let age = seconds(status.clock_latest, begun);
+        names::STORAGE_CHECKPOINT_AGE.gauge(&[]).set(age);
     }
 }
 

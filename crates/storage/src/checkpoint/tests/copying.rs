@@ -31,7 +31,8 @@ use crate::store::{AppliedBatch, MemoryStore, Progress, SledStore, VersionStore,
 const START: u64 = 1_000_000_000_000;
 const MILLI: u64 = 1_000_000;
 const KEYS: [&str; 24] = [
-    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x",
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u",
+    "v", "w", "x",
 ];
 
 /// One entry: which stream it is in, which key it writes, whether it deletes it, and how much later than its turn the second

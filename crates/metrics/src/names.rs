@@ -31,7 +31,6 @@ const ALWAYS: &str = "";
 const KEEPS_FILES: &str = "it has a data directory";
 const OWNS: &str = "it owns the range";
 const HAS_STREAM: &str = "it holds the stream";
-const HAS_CHECKPOINT: &str = "it has a checkpoint";
 const FOLLOWS: &str = "the range map names the stream";
 
 /// Why a commit was tried once more, as [`QUERY_RETRIES`] tells them apart.
@@ -257,8 +256,9 @@ families! {
         "What the store takes on the disk.";
     STORAGE_CHECKPOINTS: COUNTER "meridian_storage_checkpoints_total" ["result"] STORAGE ALWAYS,
         "Checkpoints that were written, verified and are counted, and attempts that failed.";
-    STORAGE_CHECKPOINT_AGE: GAUGE "meridian_storage_checkpoint_age_seconds" [] STORAGE HAS_CHECKPOINT,
-        "How long ago the checkpoint that counts was begun. The journal keeps what came after the oldest one.";
+    STORAGE_CHECKPOINT_AGE: GAUGE "meridian_storage_checkpoint_age_seconds" [] STORAGE ALWAYS,
+        "How long ago the checkpoint that counts was begun; without one, the process was started. The journal keeps what came after the \
+         oldest one.";
     STORAGE_CHECKPOINT_BYTES: GAUGE "meridian_storage_checkpoint_bytes" [] STORAGE ALWAYS,
         "Its size; 0 without one.";
     STORAGE_CHECKPOINT_SECONDS: GAUGE "meridian_storage_checkpoint_write_seconds" [] STORAGE ALWAYS,

@@ -174,10 +174,11 @@ fn record_checkpoint(service: &ServiceStatus, status: &NodeStatus) {
     let took = seconds(figure("checkpoint_ms") * 1_000_000, 0);
     names::STORAGE_CHECKPOINT_SECONDS.gauge(&[]).set(took);
     let begun = figure("checkpoint_begun");
-    if begun > 0 {
-        let age = seconds(status.clock_latest, begun);
-        names::STORAGE_CHECKPOINT_AGE.gauge(&[]).set(age);
-    }
+    let age = match begun {
+        0 => status.uptime_s as f64,
+        begun => seconds(status.clock_latest, begun),
+    };
+    names::STORAGE_CHECKPOINT_AGE.gauge(&[]).set(age);
 }
 
 fn set(family: &Family, values: &[&str], value: u64) {

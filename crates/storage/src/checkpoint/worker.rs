@@ -85,6 +85,10 @@ impl Worker {
             let written = writer::write(&shared, &self.env, &mut self.rng).await;
             // Of a large store, written less often.
             due = (began + interval).max(Instant::now() + began.elapsed() * (SHARE - 1));
+            if shared.checkpoints.sound().is_none() {
+                // Soon, when there is something to write.
+                due = began + self.first_pause(interval);
+            }
             let Err(error) = written else { continue };
             Figures::add(&shared.figures.checkpoints_failed, 1);
             tracing::error!(

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::writer::{self, WriteError};
 use crate::config::Writer;
@@ -36,13 +37,17 @@ pub(crate) fn spawn(workers: &mut JoinSet<()>, worker: Worker) {
     }
     let (ended, end) = oneshot::channel::<()>();
     let (runtime, shared) = (Handle::current(), worker.shared.clone());
+    // A runtime that is dropped drops its tasks first: the thread ends with them, before its timers are gone.
+    let dropped = CancellationToken::new();
+    let guard = dropped.clone().drop_guard();
     let body = move || {
-        runtime.block_on(worker.run());
+        runtime.block_on(dropped.run_until_cancelled(worker.run()));
         let _ = ended.send(());
     };
     let thread = std::thread::Builder::new().name("storage-checkpoint".to_owned());
     let spawned = thread.spawn(body);
     workers.spawn(async move {
+        let _guard = guard;
         let ended = match spawned {
             // A thread that ends without a word panicked.
             Ok(_) => end.await.map_err(|_| "ended unexpectedly".to_owned()),

@@ -20,12 +20,15 @@ pub struct Turn {
     pub parts: usize,
 }
 
+/// The id and the offset.
+pub type Asked = (Vec<u8>, u64);
+
 #[derive(Clone)]
 pub struct FakePeer {
     /// The next one first; the last one again and again.
     pub turns: Arc<Mutex<Vec<Turn>>>,
     /// What was asked for: the id and the offset.
-    pub asked: Arc<Mutex<Vec<(Vec<u8>, u64)>>>,
+    pub asked: Arc<Mutex<Vec<Asked>>>,
     pub part_bytes: usize,
 }
 
@@ -38,7 +41,7 @@ impl FakePeer {
         }
     }
 
-    pub fn asked(&self) -> Vec<(Vec<u8>, u64)> {
+    pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 

@@ -228,11 +228,11 @@ pub enum Event {
         stream: StreamId,
         at: Position,
     },
-    Checkpointed {
+    Restored {
         stream: StreamId,
         at: Position,
     },
-    Restored {
+    Checkpointed {
         stream: StreamId,
         at: Position,
     },
@@ -294,8 +294,8 @@ impl Event {
             Self::Persisted { .. } => "persisted",
             Self::Trimmed { .. } => "trimmed",
             Self::Begun { .. } => "begun",
-            Self::Checkpointed { .. } => "checkpointed",
             Self::Restored { .. } => "restored",
+            Self::Checkpointed { .. } => "checkpointed",
             Self::Followed { .. } => "followed",
             Self::Applied { .. } => "applied",
             Self::Complete(_) => "complete",

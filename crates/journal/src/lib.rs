@@ -25,7 +25,6 @@
 mod config;
 pub mod disk;
 mod error;
-pub mod files;
 mod journal;
 mod service;
 mod start;
@@ -38,7 +37,8 @@ mod writer;
 pub use config::{Config, Writer};
 pub use disk::DiskIdentity;
 pub use error::{StartError, WriteError};
-pub use files::{Files, RealFiles};
+pub use meridian_files as files;
+pub use meridian_files::{Files, RealFiles};
 pub use start::{run, start};
 
 /// The service's name in status and errors.

@@ -77,6 +77,7 @@ async fn storage(
     let config = meridian_storage::Config {
         cluster: Some(node.cluster),
         keys: node.node.storage_keys.range().unwrap_or_default(),
+        peers: storage_peers(node),
         ..node.node.settings.storage(&node.file.cluster.settings, dir)
     };
     let journals = nearest(node, Role::Journal);
@@ -93,6 +94,18 @@ async fn query(node: &NodeStart<'_>, common: &Common, shutdown: CancellationToke
         common.committed.clone(),
     );
     Ok(meridian_query::start(config, env, owners, committed, storage, shutdown).await?)
+}
+
+/// The other storage nodes, of all regions, the nearest first.
+fn storage_peers(node: &NodeStart<'_>) -> Vec<meridian_storage::Peer> {
+    let own = node.node.node_name();
+    let others = nearest(node, Role::Storage)
+        .into_iter()
+        .filter(|name| *name != own);
+    let others = others.map(|name| storage_node(node, name));
+    others
+        .map(|StorageNode { name, keys }| meridian_storage::Peer { name, keys })
+        .collect()
 }
 
 /// With the keys that it is configured to hold.

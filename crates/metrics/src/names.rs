@@ -58,6 +58,8 @@ pub const ANSWERS: &[&str] = &[
 pub const TAKEOVERS: &[&str] = &["won", "owned_elsewhere", "failed"];
 /// What an owner began an epoch with, as [`ADJUDICATOR_EPOCHS`] tells it apart.
 pub const EPOCHS: &[&str] = &["anew", "handed_over", "resumed"];
+/// What came of writing a checkpoint, as [`STORAGE_CHECKPOINTS`] tells it apart.
+pub const CHECKPOINTS: &[&str] = &["written", "failed"];
 /// Why a router refused, as [`ROUTER_REFUSED`] tells it apart.
 pub const REFUSALS: &[&str] = &["overloaded", "draining"];
 /// Operations of a session, as [`QUERY_OPERATION`] tells them apart.
@@ -258,6 +260,17 @@ families! {
         "Times that a journal node's feed was opened.";
     STORAGE_BYTES: GAUGE "meridian_storage_store_bytes" [] STORAGE ALWAYS,
         "What the store takes on the disk.";
+    STORAGE_CHECKPOINTS: COUNTER "meridian_storage_checkpoints_total" ["result"] STORAGE ALWAYS,
+        "Checkpoints that were written, verified and are counted, and attempts that failed.";
+    STORAGE_CHECKPOINT_AGE: GAUGE "meridian_storage_checkpoint_age_seconds" [] STORAGE ALWAYS,
+        "How long ago the checkpoint that counts was begun; without one, the process was started. The journal keeps what came after the \
+         oldest one.";
+    STORAGE_CHECKPOINT_BYTES: GAUGE "meridian_storage_checkpoint_bytes" [] STORAGE ALWAYS,
+        "Its size; 0 without one.";
+    STORAGE_CHECKPOINT_SECONDS: GAUGE "meridian_storage_checkpoint_write_seconds" [] STORAGE ALWAYS,
+        "How long the last one took to write and to verify.";
+    STORAGE_FILLS: COUNTER "meridian_storage_fills_total" [] STORAGE ALWAYS,
+        "Times that the store was filled from a checkpoint.";
     STORAGE_APPLIED: GAUGE "meridian_storage_applied_lsn" ["stream"] STORAGE FOLLOWS,
         "The last record of the stream that was applied; compare with meridian_journal_stream_committed_lsn.";
     STORAGE_CLOSED: GAUGE "meridian_storage_closed_lag_seconds" ["stream"] STORAGE FOLLOWS,

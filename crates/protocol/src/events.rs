@@ -34,10 +34,10 @@
 //! | `persisted` | journal node | stream, epoch, lsn, timestamp | it has synced an entry, which replaces what it held from there on |
 //! | `trimmed` | journal node | stream, epoch, lsn | its base file is durable in which the log of the stream begins after this entry (decision 28) |
 //! | `begun` | journal node | stream, epoch, lsn | it has synced that its log begins after this entry, as its owner's does, and that what it held does not count |
-//! | `checkpointed` | storage node | stream, epoch, lsn | its checkpoint, which was synced and read back, holds what it applied up to this entry |
-//! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing |
+//! | `restored` | storage node | stream, epoch, lsn | it starts with everything applied up to this entry, 0 for nothing; or was filled from a checkpoint, which holds everything up to there |
 //! | `followed` | storage node | stream, lsn | it begins to follow a stream that it did not know when it started, with everything applied up to this entry |
 //! | `applied` | storage node | stream, epoch, lsn, commit, written | it takes an entry; `commit` is 0 and nothing written unless it is a transaction's |
+//! | `checkpointed` | storage node | node, stream, epoch, lsn | a checkpoint is durable and was read back: it holds every write of its keys up to this entry; one of each stream. Again for the one that it finds when it starts |
 //! | `complete` | storage node | range, epoch, x, after | it takes a closure, after everything that it was fed before (R14) |
 //! | `looked_up` | storage node | at, key, newest | it has read a key at a snapshot; `newest` is the version it found, 0 for none |
 //! | `scanned` | storage node | at, start, end, newest | it has read these keys at a snapshot, all after `start` if there is no `end`; `newest` is the newest version that the scan has met so far |

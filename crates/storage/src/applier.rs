@@ -7,7 +7,7 @@
 //! what reads wait for while others do, another one's, from the positions that were applied, until a nearer one has come as far:
 //! [`crate::feeds`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use tonic::{Status, Streaming};
 
 use crate::error::{FeedFault, StoreError};
 use crate::feeds::Feeds;
+use crate::fill::{FillError, Filler, Trimmed};
 use crate::intake::{Gathered, Intake};
 use crate::shared::{Figures, Shared};
 use crate::store::AppliedBatch;
@@ -53,6 +54,8 @@ enum Left {
     MapChanged,
     /// For another journal node: a nearer one that has come as far, or one that knows more. Its place in the list.
     Changed(usize),
+    /// The journal node does not have the entries that follow.
+    Trimmed(Trimmed),
     /// The node cannot go on.
     Failed(String),
 }
@@ -65,24 +68,58 @@ impl From<StoreError> for Left {
 
 impl Applier {
     pub fn new(shared: Arc<Shared>, env: Env, journals: Vec<NodeName>) -> Result<Self, StoreError> {
-        let progress = shared.store.progress()?;
-        let known: BTreeSet<StreamId> = streams(&shared.owners.map()).into_iter().collect();
-        for stream in &known {
+        let rng = env.rng();
+        let mut applier = Self {
+            intake: Intake::new(shared.config.keys.clone(), BTreeMap::new()),
+            shared,
+            env,
+            journals,
+            known: BTreeSet::new(),
+            rng,
+        };
+        applier.begin()?;
+        Ok(applier)
+    }
+
+    /// Goes on from what the store holds.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        let progress = self.shared.store.progress()?;
+        self.known = streams(&self.shared.owners.map()).into_iter().collect();
+        for stream in &self.known {
             let at = progress.get(stream).copied().unwrap_or_default().position;
             tracing::trace!(
                 target: events::TARGET, event = "restored", stream = stream.0, epoch = at.epoch.0, lsn = at.lsn.0
             );
         }
-        let intake = Intake::new(shared.config.keys.clone(), progress);
-        let rng = env.rng();
-        Ok(Self {
-            shared,
-            env,
-            journals,
-            intake,
-            known,
-            rng,
-        })
+        self.intake = Intake::new(self.shared.config.keys.clone(), progress);
+        Ok(())
+    }
+
+    fn filler(&self) -> Filler {
+        Filler::new(self.shared.clone(), self.env.clone())
+    }
+
+    async fn fill_at_start(&mut self) -> Result<(), FillError> {
+        if self.filler().at_start().await? {
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    /// Fills the store. After something was answered the node has to be started again instead.
+    async fn fill(&mut self, trimmed: Trimmed) -> Result<(), String> {
+        if self.intake.has_closed() {
+            return Err(format!(
+                "the journal was trimmed up to {} in stream {} while this node followed it from {}: start the node again, it is then \
+                 filled from a checkpoint",
+                trimmed.base,
+                trimmed.stream,
+                self.intake.lsn(trimmed.stream)
+            ));
+        }
+        let filled = self.filler().on_trimmed(trimmed).await;
+        filled.map_err(|error| error.to_string())?;
+        self.begin().map_err(|error| error.to_string())
     }
 
     /// Runs until shutdown or until the node cannot go on.
@@ -98,6 +135,9 @@ impl Applier {
 
     /// Follows one journal node after the other; returns why the node cannot go on.
     async fn follow_all(&mut self) -> String {
+        if let Err(error) = self.fill_at_start().await {
+            return error.to_string();
+        }
         let mut failures = 0_u32;
         let mut place = 0;
         loop {
@@ -116,6 +156,12 @@ impl Applier {
             match left {
                 Left::Failed(why) => return why,
                 Left::MapChanged => continue,
+                Left::Trimmed(trimmed) => {
+                    if let Err(why) = self.fill(trimmed).await {
+                        return why;
+                    }
+                    continue;
+                }
                 Left::Changed(other) => {
                     place = other;
                     continue;
@@ -256,6 +302,7 @@ impl Applier {
                         fault = Some(match error {
                             FeedFault::Broken(_) => broken(&error.to_string(), was_useful),
                             FeedFault::Violation(_) => Left::Failed(error.to_string()),
+                            FeedFault::Trimmed { stream, base } => Left::Trimmed(Trimmed { stream, base }),
                         });
                         break;
                     }

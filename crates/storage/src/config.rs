@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use meridian_types::{ClusterId, KeyRange, limits};
+use meridian_types::{ClusterId, KeyRange, NodeName, limits};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a storage node. All of it is the process's own choice: nodes of one cluster may
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the versions are kept. May be emptied while the node is stopped: it is rebuilt from the journal.
+    /// Where the versions are kept. May be emptied while the node is stopped: it is rebuilt from its
+    /// checkpoint (`checkpoint/` in it, which may stay), from another node's, or from the journal.
     pub data_dir: PathBuf,
     /// Whose versions they are; not the operator's choice. A directory of another cluster is refused: its positions would be
     /// taken for this journal's.
@@ -20,6 +21,10 @@ pub struct Config {
     /// The keys that it holds and may be asked for; as the cluster's configuration says, not the process's own choice.
     #[serde(skip)]
     pub keys: KeyRange,
+    /// The other storage nodes of all regions, the nearest first: whom a checkpoint is asked of when the journal was trimmed. As the
+    /// cluster's configuration says.
+    #[serde(skip)]
+    pub peers: Vec<Peer>,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
@@ -62,6 +67,33 @@ pub struct Config {
     /// How often applied versions are written out, in milliseconds. What is lost in a crash is read from the
     /// journal again.
     pub flush_interval_ms: u64,
+    /// How often all versions are written to a checkpoint, in milliseconds, if anything was applied since. A large store is written
+    /// less often: at most a twentieth of the time goes into it. The journal is kept for at least as long.
+    pub checkpoint_interval_ms: u64,
+    /// Versions that are copied into a checkpoint, or out of one, at once.
+    pub checkpoint_chunk: usize,
+    /// What checkpoints are written by.
+    #[serde(skip)]
+    pub checkpoint_writer: Writer,
+}
+
+/// Another storage node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: NodeName,
+    /// The keys that it is configured to hold.
+    pub keys: KeyRange,
+}
+
+/// What checkpoints are written by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    /// A thread of its own: a sync does not hold up the node's other work.
+    #[default]
+    Thread,
+    /// A task of the runtime, for simulations, where a sync takes no real time and threads are not allowed.
+    Task,
 }
 
 impl Default for Config {
@@ -70,6 +102,7 @@ impl Default for Config {
             data_dir: PathBuf::from("data/storage"),
             cluster: None,
             keys: KeyRange::all(),
+            peers: Vec::new(),
             cache_bytes: 128 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,
@@ -88,6 +121,9 @@ impl Default for Config {
             close_timeout_ms: 2_000,
             close_again_ms: 100,
             flush_interval_ms: 500,
+            checkpoint_interval_ms: 600_000,
+            checkpoint_chunk: 1_000,
+            checkpoint_writer: Writer::default(),
         }
     }
 }
@@ -116,6 +152,8 @@ impl Config {
             ("close_timeout_ms", self.close_timeout_ms),
             ("close_again_ms", self.close_again_ms),
             ("flush_interval_ms", self.flush_interval_ms),
+            ("checkpoint_interval_ms", self.checkpoint_interval_ms),
+            ("checkpoint_chunk", self.checkpoint_chunk as u64),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("storage.{name} must be greater than zero"));

@@ -1,8 +1,9 @@
 //! What can go wrong at a storage node.
 
+use std::io;
 use std::path::PathBuf;
 
-use meridian_types::ClusterId;
+use meridian_types::{ClusterId, Position, StreamId};
 
 /// The version store failed. None of these loses data: the journal has everything.
 #[derive(Debug, thiserror::Error)]
@@ -79,4 +80,50 @@ pub enum FeedFault {
     /// answered without it, so this node must not answer any more.
     #[error("I6 violated: {0}")]
     Violation(String),
+    /// The entries after the last one of this node are not in the journal any more.
+    #[error("stream {stream} was trimmed up to {base}")]
+    Trimmed {
+        /// The stream.
+        stream: StreamId,
+        /// The last entry that is gone.
+        base: Position,
+    },
+}
+
+/// Why a checkpoint cannot be used. Its node does without it, and writes another one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointFault {
+    /// Not what was written.
+    #[error("corrupt at byte {at}: {what}")]
+    Corrupt {
+        /// Where this was noticed.
+        at: u64,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// Written by a version of Meridian that this one does not understand.
+    #[error("of format {found}, this node understands {}", crate::checkpoint::FORMAT)]
+    UnknownFormat {
+        /// What was found.
+        found: u32,
+    },
+    /// Of another cluster.
+    #[error("of cluster {found}, this node is of {ours}")]
+    OtherCluster {
+        /// What was found.
+        found: ClusterId,
+        /// The cluster of this node.
+        ours: ClusterId,
+    },
+    /// Some of the keys that the node is to hold are not in it.
+    #[error("of keys {found} only, the node is to hold {wanted}")]
+    MissingKeys {
+        /// The keys that it holds.
+        found: String,
+        /// The keys that it should hold.
+        wanted: String,
+    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }

@@ -7,7 +7,7 @@ use meridian_protocol::closing::ClosedMap;
 use meridian_protocol::events;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::feed_event::Event;
-use meridian_rpc::internal::{Closure, Entry, FeedEvent, WriteSet};
+use meridian_rpc::internal::{Closure, Entry, FeedEvent, Trimmed as TrimmedEvent, WriteSet};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{Epoch, Key, KeyRange, Lsn, Position, RangeId, RangeMap, StreamId, Timestamp};
 use prost::Message;
@@ -23,6 +23,8 @@ pub(crate) struct Intake {
     progress: BTreeMap<StreamId, Progress>,
     /// Up to when each range was said to be complete, applied or not: no later write may lie below.
     promised: ClosedMap,
+    /// A closure was taken: reads may have been answered.
+    has_closed: bool,
     gathered: Gathered,
 }
 
@@ -42,6 +44,7 @@ impl Intake {
             keys,
             progress,
             promised: ClosedMap::new(),
+            has_closed: false,
             gathered: Gathered::default(),
         }
     }
@@ -56,6 +59,11 @@ impl Intake {
             .lsn
     }
 
+    /// Whether a closure was taken, so that reads may have been answered.
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
     /// Takes one event. After a fault everything taken before it stands, and the event has left no trace.
     pub fn take(&mut self, event: FeedEvent, map: &RangeMap) -> Result<(), FeedFault> {
         match event.event {
@@ -66,7 +74,8 @@ impl Intake {
                 self.take_entry(StreamId(fed.stream), entry, map)
             }
             Some(Event::Closure(closure)) => self.take_closure(&closure),
-            Some(Event::Trimmed(_)) | None => Err(FeedFault::Broken(
+            Some(Event::Trimmed(trimmed)) => Err(self.take_trimmed(&trimmed)),
+            None => Err(FeedFault::Broken(
                 "an event that is neither entry nor closure".into(),
             )),
         }
@@ -162,6 +171,21 @@ impl Intake {
         Ok(())
     }
 
+    /// What is missing is not to be had from the journal, unless that is not true.
+    fn take_trimmed(&self, trimmed: &TrimmedEvent) -> FeedFault {
+        let stream = StreamId(trimmed.stream);
+        let base = trimmed.base.as_ref().and_then(|base| base.position);
+        let base = base.map(|base| Position::new(base.epoch, base.lsn));
+        match base {
+            Some(base) if base.lsn > self.lsn(stream) => FeedFault::Trimmed { stream, base },
+            Some(base) => FeedFault::Broken(format!(
+                "stream {stream} was trimmed up to {base} only, and entries after {} were asked for",
+                self.lsn(stream)
+            )),
+            None => FeedFault::Broken(format!("stream {stream} was trimmed, but not up to where")),
+        }
+    }
+
     fn take_closure(&mut self, closure: &Closure) -> Result<(), FeedFault> {
         // R14 is the journal node's to keep; a closure that runs ahead of it would let reads miss writes.
         for after in &closure.after {
@@ -181,6 +205,7 @@ impl Intake {
             after = ?After(closure)
         );
         self.promised.close(range, x);
+        self.has_closed = true;
         self.gathered.closures.push((range, x));
         Ok(())
     }

@@ -88,7 +88,10 @@ impl Retention {
         let mut total = Swept::default();
         loop {
             let chunk = self.shared.config.sweep_chunk;
+            // Not while a checkpoint is written.
+            let turn = self.shared.checkpoints.sweeping.lock().await;
             let (swept, resume) = self.shared.store.sweep(&keys, below, horizon, chunk)?;
+            drop(turn);
             total.dropped += swept.dropped;
             total.aging += swept.aging;
             Figures::add(&self.shared.figures.versions_dropped, swept.dropped);

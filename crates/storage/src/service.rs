@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use meridian_files::{Files, RealFiles};
 use meridian_rpc::internal::storage_server::StorageServer;
 use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::{AppliedStatus, ServiceStatus};
@@ -18,16 +19,19 @@ use tokio_util::task::TaskTracker;
 use tonic::service::RoutesBuilder;
 
 use crate::applier::Applier;
+use crate::checkpoint::{self, Checkpoints};
 use crate::closer::Closer;
 use crate::config::Config;
 use crate::ends;
-use crate::error::StoreError;
+use crate::error::{CheckpointFault, StoreError};
 use crate::reads::Reads;
 use crate::retention::Retention;
 use crate::shared::Shared;
 use crate::store::{SledStore, VersionStore};
 
 const ROLE: &str = "storage";
+/// The directory of the checkpoint, beside the store's files.
+const CHECKPOINTS: &str = "checkpoint";
 /// How long a predecessor in the same process or another may take to let go of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -43,23 +47,35 @@ pub async fn start(
 ) -> Result<Started, ServiceFailure> {
     config.check().map_err(failure)?;
     let store = open(&config, &shutdown).await.map_err(failure)?;
-    start_with_store(config, env, owners, journals, Arc::new(store), shutdown)
+    let dir = config.data_dir.join(CHECKPOINTS);
+    let files =
+        RealFiles::new(&dir).map_err(|error| failure(format!("cannot open {}: {error}", dir.display())))?;
+    let (store, files) = (Arc::new(store), Arc::new(files));
+    start_with_store(config, env, owners, journals, store, files, shutdown)
 }
 
-/// Starts a storage node on a store of the caller's (a [`crate::store::MemoryStore`] in simulations).
+/// Starts a storage node on a store of the caller's (a [`crate::store::MemoryStore`] in simulations), with its checkpoint in `files`.
 pub fn start_with_store(
     config: Config,
     env: Env,
     owners: Owners,
     journals: Vec<NodeName>,
     store: Arc<dyn VersionStore>,
+    files: Arc<dyn Files>,
     shutdown: CancellationToken,
 ) -> Result<Started, ServiceFailure> {
     config.check().map_err(failure)?;
     let own = shutdown.child_token();
-    let shared = Arc::new(Shared::new(config, &env, owners, store, own).map_err(failure)?);
-    let applier = Applier::new(shared.clone(), env.clone(), journals).map_err(failure)?;
+    let dir = files.describe(".");
+    let checkpoints = Checkpoints::open(files, env.node.clone(), config.cluster, config.keys.clone());
+    let checkpoints = checkpoints.map_err(|fault| failure(unusable(&dir, &fault)))?;
+    let shared = Shared::new(config, &env, owners, store, checkpoints, own).map_err(failure)?;
+    let shared = Arc::new(shared);
+    let applier = Applier::new(shared.clone(), env.clone(), journals.clone()).map_err(failure)?;
     let mut workers = JoinSet::new();
+    let writer = checkpoint::Worker::new(shared.clone(), env.clone());
+    checkpoint::spawn(&mut workers, writer);
+    workers.spawn(checkpoint::tell(shared.clone(), env.network.clone(), journals));
     workers.spawn(applier.run());
     workers.spawn(Closer::new(shared.clone(), env).run());
     workers.spawn(ends::run(shared.clone()));
@@ -145,6 +161,13 @@ async fn open(config: &Config, shutdown: &CancellationToken) -> Result<SledStore
     }
 }
 
+fn unusable(dir: &str, fault: &CheckpointFault) -> String {
+    format!(
+        "the checkpoint in {dir} cannot be used: {fault}. If the right directory is mounted and the right version of Meridian is started, \
+         remove it: the node writes another one"
+    )
+}
+
 fn failure(what: impl ToString) -> ServiceFailure {
     ServiceFailure {
         role: ROLE,
@@ -164,6 +187,9 @@ impl StorageService {
         }
         if shared.shutdown.is_cancelled() {
             return "stopping".to_owned();
+        }
+        if let Some(what) = shared.filling() {
+            return format!("filling: {what}");
         }
         match self.is_ready() {
             true => "ready".to_owned(),
@@ -212,6 +238,12 @@ impl Service for StorageService {
             ("reads_refused", &figures.reads_refused),
             ("reads_timed_out", &figures.reads_timed_out),
             ("disk_bytes", &figures.disk_bytes),
+            ("checkpoint_bytes", &figures.checkpoint_bytes),
+            ("checkpoint_begun", &figures.checkpoint_begun),
+            ("checkpoint_ms", &figures.checkpoint_ms),
+            ("checkpoints_written", &figures.checkpoints_written),
+            ("checkpoints_failed", &figures.checkpoints_failed),
+            ("fills", &figures.fills),
         ];
         let counters = counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));
         let levels = [
@@ -238,6 +270,8 @@ impl Service for StorageService {
 
     fn is_ready(&self) -> bool {
         let shared = &self.reads.shared;
-        !shared.shutdown.is_cancelled() && shared.figures.feed_connected.load(Ordering::Relaxed)
+        !shared.shutdown.is_cancelled()
+            && shared.filling().is_none()
+            && shared.figures.feed_connected.load(Ordering::Relaxed)
     }
 }

@@ -17,9 +17,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::{Checkpoints, holds};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::store::VersionStore;
+use crate::store::{Progress, VersionStore};
 
 /// How often the owner of a range is told that it is read here.
 const READ_NOTICE: Duration = Duration::from_secs(1);
@@ -38,6 +39,9 @@ pub(crate) struct Shared {
     /// R5: raised by the applier only, after everything that the closure depends on was applied.
     pub closed: watch::Sender<ClosedMap>,
     pub wants: Wants,
+    pub checkpoints: Checkpoints,
+    /// What is being done to fill the store, while it is.
+    filling: Mutex<Option<String>>,
     /// The journal node whose feed is followed, if one is.
     following: Mutex<Option<NodeName>>,
     pub figures: Figures,
@@ -67,6 +71,14 @@ pub(crate) struct Figures {
     pub reads_refused: AtomicU64,
     pub reads_timed_out: AtomicU64,
     pub disk_bytes: AtomicU64,
+    /// The checkpoint's size, when it was begun by its writer's clock, and how long the last one took to write.
+    pub checkpoint_bytes: AtomicU64,
+    pub checkpoint_begun: AtomicU64,
+    pub checkpoint_ms: AtomicU64,
+    pub checkpoints_written: AtomicU64,
+    pub checkpoints_failed: AtomicU64,
+    /// Times that the store was filled from a checkpoint.
+    pub fills: AtomicU64,
     /// Reads and bytes of requests that are under way or waiting.
     pub reads_open: AtomicUsize,
     pub read_bytes_open: AtomicUsize,
@@ -107,6 +119,7 @@ impl Shared {
         env: &Env,
         owners: Owners,
         store: Arc<dyn VersionStore>,
+        checkpoints: Checkpoints,
         shutdown: CancellationToken,
     ) -> Result<Self, StoreError> {
         let horizon = store.horizon()?;
@@ -123,6 +136,8 @@ impl Shared {
             store,
             closed: watch::Sender::new(ClosedMap::new()),
             wants: Wants::default(),
+            checkpoints,
+            filling: Mutex::default(),
             following: Mutex::default(),
             figures: Figures::default(),
             shutdown,
@@ -143,7 +158,7 @@ impl Shared {
     /// Refuses what another storage node has to be asked for.
     pub fn check_held(&self, keys: &KeyRange) -> Result<(), KvError> {
         let held = &self.config.keys;
-        if keys.is_empty() || held.intersection(keys).as_ref() == Some(keys) || is_broken(Rule::HeldKeys) {
+        if holds(held, keys) || is_broken(Rule::HeldKeys) {
             return Ok(());
         }
         let (node, key) = (&self.node, &keys.start);
@@ -219,6 +234,33 @@ impl Shared {
 
     pub fn note_applied(&self, stream: StreamId, lsn: Lsn) {
         lock(&self.applied).insert(stream, lsn);
+    }
+
+    /// Whether the checkpoint holds entries that the store does not.
+    pub fn is_behind_checkpoint(&self) -> Result<bool, StoreError> {
+        let Some(header) = self.checkpoints.header() else {
+            return Ok(false);
+        };
+        let progress = self.store.progress()?;
+        let lsn = |stream| progress.get(stream).copied().unwrap_or_default().position.lsn;
+        let mut held = header.progress.iter();
+        Ok(held.any(|(stream, held)| held.position.lsn > lsn(stream)))
+    }
+
+    /// The store was filled up to these positions.
+    pub fn note_filled(&self, progress: &BTreeMap<StreamId, Progress>) {
+        let applied = progress.iter().map(|(stream, at)| (*stream, at.position.lsn));
+        *lock(&self.applied) = applied.collect();
+    }
+
+    /// What is being done to fill the store; `None` when that is over.
+    pub fn note_filling(&self, what: Option<String>) {
+        *lock(&self.filling) = what;
+    }
+
+    /// What is being done to fill the store, while it is.
+    pub fn filling(&self) -> Option<String> {
+        lock(&self.filling).clone()
     }
 
     /// The node cannot go on: keeps the first reason and ends all tasks.

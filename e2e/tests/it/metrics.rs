@@ -61,6 +61,7 @@ fn known_values(role: &str) -> Vec<((&'static Family, &'static str), &'static [&
             ((&names::ADJUDICATOR_TAKEOVERS, "result"), names::TAKEOVERS),
             ((&names::ADJUDICATOR_EPOCHS, "start"), names::EPOCHS),
         ],
+        "storage" => vec![((&names::STORAGE_CHECKPOINTS, "result"), names::CHECKPOINTS)],
         _ => vec![],
     });
     known

@@ -14,6 +14,7 @@ use meridian_rpc::owner::Owners;
 use meridian_rpc::{
     CommittedWatch, Env, Identity, Listener, LocalNodes, Network, ServiceFailure, Started, meta,
 };
+use meridian_storage::Peer;
 use meridian_types::{NodeName, RangeMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -281,15 +282,13 @@ impl Node {
                 meridian_adjudicator::start(config, env, map, journals, committed, stop).await
             }
             Role::Storage => {
-                let config = meridian_storage::Config {
-                    keys: self.shared.plan.shards.of(self.name()),
-                    ..meridian_storage::Config::default()
-                };
+                let config = self.storage_config();
                 let store = self.disk.versions.store().map_err(|error| ServiceFailure {
                     role: "storage",
                     what: error.to_string(),
                 })?;
-                meridian_storage::start_with_store(config, env, owners, journals, store, stop)
+                let files = self.disk.files();
+                meridian_storage::start_with_store(config, env, owners, journals, store, files, stop)
             }
             Role::Query => {
                 let config = meridian_query::Config {
@@ -344,6 +343,27 @@ impl Node {
             writer: Writer::Task,
             replace_lost_disk: self.loss.get() == Loss::MayBeginAnew,
             ..default
+        }
+    }
+
+    fn storage_config(&self) -> meridian_storage::Config {
+        let plan = &self.shared.plan;
+        let others = self.nearest(Role::Storage).into_iter();
+        let others = others.filter(|name| name.0 != self.name());
+        let (interval, chunk) = plan.checkpoints;
+        meridian_storage::Config {
+            cluster: Some(self.identity.cluster),
+            keys: plan.shards.of(self.name()),
+            peers: others
+                .map(|name| Peer {
+                    keys: plan.shards.of(&name.0),
+                    name,
+                })
+                .collect(),
+            checkpoint_interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            checkpoint_chunk: chunk,
+            checkpoint_writer: meridian_storage::Writer::Task,
+            ..meridian_storage::Config::default()
         }
     }
 

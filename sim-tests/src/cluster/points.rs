@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use meridian_rpc::FaultPoints;
 
 /// All places, as the services name them.
-pub const PLACES: [&str; 12] = [
+pub const PLACES: [&str; 15] = [
     "adjudicator: decided",
     "adjudicator: lease renewed",
     "adjudicator: voted",
@@ -22,6 +22,9 @@ pub const PLACES: [&str; 12] = [
     "query: commit to be sent",
     "query: commit answered",
     "storage: applied",
+    "storage: checkpoint synced",
+    "storage: partly copied",
+    "storage: partly loaded",
 ];
 
 /// Here a new owner has sent its `Opened` record, which is not committed yet.

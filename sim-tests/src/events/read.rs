@@ -31,19 +31,9 @@ pub fn read(fields: &Fields) -> Result<Event, String> {
         name @ ("voted" | "prepare_ended" | "raised" | "named" | "mapped") => across_ranges(name, fields),
         name @ ("opening" | "serving" | "leased" | "decided" | "barred" | "given_up" | "released"
         | "answered" | "closed" | "stopped") => adjudicator(name, fields),
-        "trimmed" => Ok(Event::Trimmed {
-            stream: fields.stream()?,
-            at: fields.position()?,
-        }),
-        "begun" => Ok(Event::Begun {
-            stream: fields.stream()?,
-            at: fields.position()?,
-        }),
-        "checkpointed" => Ok(Event::Checkpointed {
-            stream: fields.stream()?,
-            at: fields.position()?,
-        }),
-        name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted") => journal(name, fields),
+        name @ ("mounted" | "recovered" | "promised" | "accepted" | "persisted" | "trimmed" | "begun") => {
+            journal(name, fields)
+        }
         name => storage(name, fields),
     }
 }
@@ -212,6 +202,14 @@ fn journal(name: &str, fields: &Fields) -> Result<Event, String> {
             owner: fields.epoch("owner_epoch")?,
             matched: fields.position()?,
         },
+        "trimmed" => Event::Trimmed {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        },
+        "begun" => Event::Begun {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        },
         _ => Event::Persisted {
             stream: fields.stream()?,
             at: fields.position()?,
@@ -223,6 +221,10 @@ fn journal(name: &str, fields: &Fields) -> Result<Event, String> {
 fn storage(name: &str, fields: &Fields) -> Result<Event, String> {
     Ok(match name {
         "restored" => Event::Restored {
+            stream: fields.stream()?,
+            at: fields.position()?,
+        },
+        "checkpointed" => Event::Checkpointed {
             stream: fields.stream()?,
             at: fields.position()?,
         },

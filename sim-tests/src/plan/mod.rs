@@ -49,6 +49,8 @@ pub struct Plan {
     pub shards: Shards,
     /// Storage nodes keep their versions in sled, on a real disk.
     pub sled: bool,
+    /// How often storage nodes write checkpoints, and how many versions of them at once.
+    pub checkpoints: (Duration, usize),
     /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
     /// still all the rest.
     pub clocks_beyond: bool,
@@ -90,6 +92,12 @@ pub struct Plan {
     pub faults: Faults,
 }
 
+/// Every ten minutes, so never in a run, or often.
+fn checkpoints(rng: &mut StdRng) -> (Duration, usize) {
+    let interval = *pick(rng, &[600_000, 4_000, 1_000, 1_000]);
+    (Duration::from_millis(interval), *pick(rng, &[3, 10, 1_000]))
+}
+
 impl Plan {
     /// What the seed chooses.
     pub fn new(seed: u64, mutation: Option<Mutation>) -> Self {
@@ -107,6 +115,7 @@ impl Plan {
             changes: None,
             shards: Shards::default(),
             sled: part("sled").random_bool(0.1),
+            checkpoints: checkpoints(&mut part("checkpoints")),
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
             latency: (Duration::ZERO, Duration::from_millis(slowest)),

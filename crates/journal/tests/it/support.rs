@@ -324,6 +324,7 @@ pub fn append(epoch: u64, prev: (u64, u64), entries: Vec<Entry>, acked: u64) -> 
         lsn: acked,
     });
     AppendRequest {
+        base: None,
         stream: STREAM,
         epoch,
         prev: Some(position(prev.0, prev.1)),

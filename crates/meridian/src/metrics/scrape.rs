@@ -51,6 +51,25 @@ static FIGURES: &[(&str, &str, &Family, &[&str])] = &[
     ("storage", "closes_asked", &names::STORAGE_CLOSES, &[]),
     ("storage", "feeds_opened", &names::STORAGE_FEEDS, &[]),
     ("storage", "disk_bytes", &names::STORAGE_BYTES, &[]),
+    (
+        "storage",
+        "checkpoints_written",
+        &names::STORAGE_CHECKPOINTS,
+        &["written"],
+    ),
+    (
+        "storage",
+        "checkpoints_failed",
+        &names::STORAGE_CHECKPOINTS,
+        &["failed"],
+    ),
+    (
+        "storage",
+        "checkpoint_bytes",
+        &names::STORAGE_CHECKPOINT_BYTES,
+        &[],
+    ),
+    ("storage", "fills", &names::STORAGE_FILLS, &[]),
 ];
 
 /// The status, in the form that Prometheus reads.
@@ -77,7 +96,10 @@ fn record(status: &NodeStatus) {
         match service.role.as_str() {
             "adjudicator" => record_ranges(&service.ranges, status),
             "journal" => record_streams(service),
-            "storage" => record_applied(service, status),
+            "storage" => {
+                record_applied(service, status);
+                record_checkpoint(service, status);
+            }
             _ => {}
         }
     }
@@ -146,6 +168,18 @@ fn record_applied(service: &ServiceStatus, status: &NodeStatus) {
             names::STORAGE_CLOSED.gauge(&[&id]).set(lag);
         }
     }
+}
+
+fn record_checkpoint(service: &ServiceStatus, status: &NodeStatus) {
+    let figure = |name| service.figures.get(name).copied().unwrap_or_default();
+    let took = seconds(figure("checkpoint_ms") * 1_000_000, 0);
+    names::STORAGE_CHECKPOINT_SECONDS.gauge(&[]).set(took);
+    let begun = figure("checkpoint_begun");
+    let age = match begun {
+        0 => status.uptime_s as f64,
+        begun => seconds(status.clock_latest, begun),
+    };
+    names::STORAGE_CHECKPOINT_AGE.gauge(&[]).set(age);
 }
 
 fn set(family: &Family, values: &[&str], value: u64) {

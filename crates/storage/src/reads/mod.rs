@@ -8,12 +8,13 @@ mod predicate;
 use std::sync::Arc;
 
 use meridian_rpc::internal::storage_server::Storage;
-use meridian_rpc::internal::{CheckpointPart, CheckpointRequest, StorageReadBatch, StorageReadReplyBatch};
+use meridian_rpc::internal::{CheckpointRequest, StorageReadBatch, StorageReadReplyBatch};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::checkpoint::{self, PartStream};
 use crate::shared::Shared;
 use connection::Connection;
 
@@ -49,5 +50,14 @@ impl Storage for Reads {
         let connection = Connection::new(self.shared.clone(), out);
         self.tasks.spawn(connection.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    type CheckpointStream = PartStream;
+
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<Self::CheckpointStream>, Status> {
+        checkpoint::serve(&self.shared, request.into_inner()).map(Response::new)
     }
 }

@@ -5,6 +5,7 @@
 //! meta      0x00  'f'                       format version
 //!           0x00  'c'                       cluster
 //!           0x00  'h'                       horizon
+//!           0x00  'i'                       there while the store is filled, and incomplete
 //!           0x00  'p'  stream (8 bytes)     progress
 //! escaped   0x00 -> 0x00 0xff
 //! ```
@@ -21,11 +22,13 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const FORMAT_KEY: &[u8] = &[META, b'f'];
 pub(super) const CLUSTER_KEY: &[u8] = &[META, b'c'];
 pub(super) const KEYS_KEY: &[u8] = &[META, b'k'];
+/// There while the store is being filled.
+pub(super) const INCOMPLETE_KEY: &[u8] = &[META, b'i'];
 pub(super) const HORIZON_KEY: &[u8] = &[META, b'h'];
 pub(super) const PROGRESS_PREFIX: &[u8] = &[META, b'p'];
 
 /// The keys that a store holds: the length of the first key, the first key, and 1 and the end if there is one, or 0.
-pub(super) fn key_range(keys: &KeyRange) -> Vec<u8> {
+pub(crate) fn key_range(keys: &KeyRange) -> Vec<u8> {
     let start = keys.start.as_ref();
     let length = u32::try_from(start.len()).unwrap_or(u32::MAX);
     let mut encoded = length.to_be_bytes().to_vec();
@@ -41,7 +44,7 @@ pub(super) fn key_range(keys: &KeyRange) -> Vec<u8> {
 }
 
 /// What [`key_range`] has written; `None` when it is not that.
-pub(super) fn decode_key_range(encoded: &[u8]) -> Option<KeyRange> {
+pub(crate) fn decode_key_range(encoded: &[u8]) -> Option<KeyRange> {
     let (length, rest) = encoded.split_first_chunk()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let (start, rest) = rest.split_at_checked(length)?;

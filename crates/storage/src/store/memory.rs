@@ -9,7 +9,10 @@ use bytes::Bytes;
 use meridian_protocol::visibility::Version;
 use meridian_types::{Key, KeyRange, StreamId, Timestamp};
 
-use super::{AppliedBatch, Direction, Progress, Swept, VersionStore, Visit, newest_below_may_go, rest_after};
+use super::{
+    AppliedBatch, Direction, Progress, Swept, VersionStore, VersionWrite, Visit, VisitVersion,
+    newest_below_may_go, rest_after,
+};
 use crate::error::StoreError;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -35,12 +38,21 @@ struct Content {
     versions: BTreeMap<Place, Option<Bytes>>,
     progress: BTreeMap<StreamId, Progress>,
     horizon: Timestamp,
+    is_incomplete: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
     Applied(AppliedBatch),
-    Dropped { places: Vec<Place>, horizon: Timestamp },
+    Dropped {
+        places: Vec<Place>,
+        horizon: Timestamp,
+    },
+    FillingBegan,
+    FillingEnded {
+        progress: BTreeMap<StreamId, Progress>,
+        horizon: Timestamp,
+    },
 }
 
 impl Content {
@@ -58,6 +70,15 @@ impl Content {
                 for place in places {
                     self.versions.remove(place);
                 }
+            }
+            Change::FillingBegan => {
+                self.progress.clear();
+                self.is_incomplete = true;
+            }
+            Change::FillingEnded { progress, horizon } => {
+                self.progress.clone_from(progress);
+                self.horizon = self.horizon.max(*horizon);
+                self.is_incomplete = false;
             }
         }
     }
@@ -210,6 +231,54 @@ impl VersionStore for MemoryStore {
             inner.change(Change::Dropped { places, horizon });
         }
         Ok((swept, remaining.map(|range| range.start)))
+    }
+
+    fn versions(
+        &self,
+        after: Option<&(Key, Timestamp)>,
+        max_steps: usize,
+        visit: &mut VisitVersion<'_>,
+    ) -> Result<bool> {
+        let inner = self.lock();
+        let start = after.map_or(Bound::Unbounded, |(key, timestamp)| {
+            Bound::Excluded((key.clone(), Reverse(*timestamp)))
+        });
+        let mut versions = inner.now.versions.range((start, Bound::Unbounded));
+        for ((key, Reverse(timestamp)), value) in versions.by_ref().take(max_steps.max(1)) {
+            let write = VersionWrite {
+                key: key.clone(),
+                timestamp: *timestamp,
+                value: value.clone(),
+            };
+            if visit(write).is_break() {
+                break;
+            }
+        }
+        Ok(versions.next().is_none())
+    }
+
+    fn begin_filling(&self) -> Result<()> {
+        self.lock().change(Change::FillingBegan);
+        Ok(())
+    }
+
+    fn clear(&self, max_steps: usize) -> Result<bool> {
+        let mut inner = self.lock();
+        let first = inner.now.versions.keys().take(max_steps.max(1));
+        let places: Vec<Place> = first.cloned().collect();
+        let horizon = inner.now.horizon;
+        inner.change(Change::Dropped { places, horizon });
+        Ok(inner.now.versions.is_empty())
+    }
+
+    fn end_filling(&self, progress: &BTreeMap<StreamId, Progress>, horizon: Timestamp) -> Result<()> {
+        let progress = progress.clone();
+        self.lock().change(Change::FillingEnded { progress, horizon });
+        Ok(())
+    }
+
+    fn is_incomplete(&self) -> Result<bool> {
+        Ok(self.lock().now.is_incomplete)
     }
 
     fn progress(&self) -> Result<BTreeMap<StreamId, Progress>> {

@@ -24,6 +24,7 @@ use meridian_types::{Key, KeyRange, Position, StreamId, Timestamp};
 
 use crate::error::StoreError;
 
+pub(crate) use encoding::{decode_key_range, key_range as encode_key_range};
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;
 
@@ -89,6 +90,9 @@ pub struct Swept {
 /// Called by a walk for each key that has a version at the timestamp, tombstones included.
 pub type Visit<'a> = dyn FnMut(Key, Version<Bytes>) -> ControlFlow<()> + 'a;
 
+/// Called for each version.
+pub type VisitVersion<'a> = dyn FnMut(VersionWrite) -> ControlFlow<()> + 'a;
+
 /// The versions of all keys, how far each stream was applied, and the retention horizon.
 ///
 /// All methods are synchronous and bounded; the callers yield between them.
@@ -123,6 +127,32 @@ pub trait VersionStore: Send + Sync + 'static {
         max_steps: usize,
     ) -> Result<(Swept, Option<Key>), StoreError>;
 
+    /// Visits all versions, by key and then the newest first, that follow the place `after`, until the visitor breaks or
+    /// `max_steps` were visited. Whether the end was reached. Not a snapshot: versions that are added meanwhile may be visited or
+    /// not; none is left out that was there before the first step.
+    fn versions(
+        &self,
+        after: Option<&(Key, Timestamp)>,
+        max_steps: usize,
+        visit: &mut VisitVersion<'_>,
+    ) -> Result<bool, StoreError>;
+
+    /// The store is to be filled anew: forgets the positions and says from now on, also over a crash, that it is incomplete.
+    fn begin_filling(&self) -> Result<(), StoreError>;
+
+    /// Removes about `max_steps` versions, whatever they are. Whether none is left.
+    fn clear(&self, max_steps: usize) -> Result<bool, StoreError>;
+
+    /// The store was filled: it is complete up to these positions, for reads at or after the horizon.
+    fn end_filling(
+        &self,
+        progress: &BTreeMap<StreamId, Progress>,
+        horizon: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Whether filling was begun and not ended.
+    fn is_incomplete(&self) -> Result<bool, StoreError>;
+
     /// How far each stream was applied.
     fn progress(&self) -> Result<BTreeMap<StreamId, Progress>, StoreError>;
 
@@ -144,6 +174,14 @@ fn rest_after(range: &KeyRange, key: &Key, direction: Direction) -> Option<Key> 
             range.end.as_ref().is_none_or(|end| next < *end).then_some(next)
         }
         Direction::Reverse => (*key > range.start).then(|| key.clone()),
+    }
+}
+
+/// For messages.
+pub(crate) fn shown(keys: &KeyRange) -> String {
+    match &keys.end {
+        Some(end) => format!("from {:?} to {end:?}", keys.start),
+        None => format!("from {:?} on", keys.start),
     }
 }
 

@@ -20,8 +20,8 @@ use rustix::io::Errno;
 use sled::IVec;
 
 use super::{
-    AppliedBatch, Direction, Progress, SEEK_AFTER, Swept, VersionStore, Visit, encoding, newest_below_may_go,
-    rest_after,
+    AppliedBatch, Direction, Progress, SEEK_AFTER, Swept, VersionStore, VersionWrite, Visit, VisitVersion,
+    encoding, newest_below_may_go, rest_after, shown,
 };
 use crate::error::StoreError;
 
@@ -38,13 +38,6 @@ fn is_locked(lock_file: &Path) -> bool {
     };
     // Let go again with the file.
     flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
-}
-
-fn shown(keys: &KeyRange) -> String {
-    match &keys.end {
-        Some(end) => format!("from {:?} to {end:?}", keys.start),
-        None => format!("from {:?} on", keys.start),
-    }
 }
 
 /// Versions in one sled tree.
@@ -412,6 +405,74 @@ impl VersionStore for SledStore {
         sweep.swept.dropped = sweep.drops.len() as u64;
         self.drop_versions(sweep.drops, horizon)?;
         Ok((sweep.swept, resume))
+    }
+
+    fn versions(
+        &self,
+        after: Option<&(Key, Timestamp)>,
+        max_steps: usize,
+        visit: &mut VisitVersion<'_>,
+    ) -> Result<bool> {
+        let start = match after {
+            None => Bound::Included(encoding::FIRST_VERSION.to_vec()),
+            Some((key, timestamp)) => Bound::Excluded(encoding::version(key.as_ref(), *timestamp)),
+        };
+        let end = Bound::Excluded(encoding::AFTER_VERSIONS.to_vec());
+        let mut iter = self.db.range::<Vec<u8>, _>((start, end));
+        for _ in 0..max_steps.max(1) {
+            let Some((encoded, value)) = self.sled(iter.next().transpose())? else {
+                return Ok(true);
+            };
+            let (prefix, timestamp) = self.split(&encoded)?;
+            let write = VersionWrite {
+                key: self.key(prefix)?,
+                timestamp,
+                value: self.version(timestamp, value)?.value,
+            };
+            if visit(write).is_break() {
+                break;
+            }
+        }
+        Ok(self.sled(iter.next().transpose())?.is_none())
+    }
+
+    fn begin_filling(&self) -> Result<()> {
+        let mut batch = sled::Batch::default();
+        batch.insert(encoding::INCOMPLETE_KEY, &[]);
+        for stream in self.progress()?.keys() {
+            batch.remove(encoding::progress_key(*stream));
+        }
+        self.sled(self.db.apply_batch(batch))
+    }
+
+    fn clear(&self, max_steps: usize) -> Result<bool> {
+        let versions = encoding::FIRST_VERSION..encoding::AFTER_VERSIONS;
+        let mut iter = self.db.range(versions);
+        let mut batch = sled::Batch::default();
+        for item in iter.by_ref().take(max_steps.max(1)) {
+            let (encoded, _) = self.sled(item)?;
+            batch.remove(encoded);
+        }
+        self.sled(self.db.apply_batch(batch))?;
+        Ok(self.sled(iter.next().transpose())?.is_none())
+    }
+
+    fn end_filling(&self, progress: &BTreeMap<StreamId, Progress>, horizon: Timestamp) -> Result<()> {
+        let horizon = horizon.max(self.horizon()?);
+        let mut batch = sled::Batch::default();
+        batch.insert(encoding::HORIZON_KEY, &horizon.0.to_be_bytes());
+        for (stream, progress) in progress {
+            batch.insert(
+                encoding::progress_key(*stream),
+                encoding::progress_value(progress),
+            );
+        }
+        batch.remove(encoding::INCOMPLETE_KEY);
+        self.sled(self.db.apply_batch(batch))
+    }
+
+    fn is_incomplete(&self) -> Result<bool> {
+        self.sled(self.db.contains_key(encoding::INCOMPLETE_KEY))
     }
 
     fn progress(&self) -> Result<BTreeMap<StreamId, Progress>> {

@@ -118,6 +118,67 @@ fn the_newest_version_at_the_timestamp_is_read_tombstones_included() {
     });
 }
 
+/// All versions, in chunks of `max_steps`.
+fn all_versions(store: &dyn VersionStore, max_steps: usize) -> Vec<VersionWrite> {
+    let mut all: Vec<VersionWrite> = Vec::new();
+    loop {
+        let after = all.last().map(|last| (last.key.clone(), last.timestamp));
+        let is_end = store.versions(after.as_ref(), max_steps, &mut |write| {
+            all.push(write);
+            ControlFlow::Continue(())
+        });
+        if is_end.unwrap() {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn all_versions_are_visited_in_order_and_a_store_that_is_filled_says_so_until_the_end() {
+    each(|name, store| {
+        let writes = [
+            ("b", 10, Some("1")),
+            ("a\0", 15, Some("other")),
+            ("a", 10, Some("1")),
+            ("a", 20, None),
+            ("", 1, Some("x")),
+        ];
+        store.apply(&batch(&writes)).unwrap();
+        let mut expected = batch(&writes).versions;
+        expected.sort_by_key(|write| (write.key.clone(), std::cmp::Reverse(write.timestamp)));
+        for max_steps in 1..7 {
+            assert_eq!(all_versions(store, max_steps), expected, "{name}");
+        }
+        let at = |lsn| Progress {
+            position: Position::new(1, lsn),
+            last_commit: Timestamp(lsn),
+        };
+        let applied = AppliedBatch {
+            progress: [(StreamId(1), at(9)), (StreamId(2), at(4))].into(),
+            ..AppliedBatch::default()
+        };
+        store.apply(&applied).unwrap();
+        assert!(!store.is_incomplete().unwrap());
+        store.begin_filling().unwrap();
+        assert!(store.is_incomplete().unwrap() && store.progress().unwrap().is_empty());
+        let mut chunks = 1;
+        while !store.clear(2).unwrap() {
+            chunks += 1;
+        }
+        assert_eq!((chunks, all_versions(store, 9)), (3, vec![]), "{name}");
+        store.apply(&batch(&writes[..2])).unwrap();
+        assert!(store.is_incomplete().unwrap());
+        let progress = BTreeMap::from([(StreamId(2), at(7))]);
+        store.end_filling(&progress, Timestamp(3)).unwrap();
+        assert!(!store.is_incomplete().unwrap());
+        assert_eq!(store.progress().unwrap(), progress);
+        assert_eq!(
+            (store.horizon().unwrap(), all_versions(store, 1).len()),
+            (Timestamp(3), 2)
+        );
+    });
+}
+
 #[test]
 fn many_versions_of_one_key_are_skipped_not_counted_through() {
     each(|name, store| {

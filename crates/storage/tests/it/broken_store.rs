@@ -9,7 +9,9 @@ use bytes::Bytes;
 use meridian_protocol::visibility::Version;
 use meridian_rpc::KvError;
 use meridian_storage::StoreError;
-use meridian_storage::store::{AppliedBatch, Direction, MemoryStore, Progress, Swept, VersionStore, Visit};
+use meridian_storage::store::{
+    AppliedBatch, Direction, MemoryStore, Progress, Swept, VersionStore, Visit, VisitVersion,
+};
 use meridian_types::{Key, KeyRange, StreamId, Timestamp};
 
 use crate::world::{NOW, World, eventually};
@@ -67,6 +69,35 @@ impl VersionStore for Fragile {
         max_steps: usize,
     ) -> Result<(Swept, Option<Key>), StoreError> {
         self.inner.sweep(range, below, horizon, max_steps)
+    }
+
+    fn versions(
+        &self,
+        after: Option<&(Key, Timestamp)>,
+        max_steps: usize,
+        visit: &mut VisitVersion<'_>,
+    ) -> Result<bool, StoreError> {
+        self.inner.versions(after, max_steps, visit)
+    }
+
+    fn begin_filling(&self) -> Result<(), StoreError> {
+        self.inner.begin_filling()
+    }
+
+    fn clear(&self, max_steps: usize) -> Result<bool, StoreError> {
+        self.inner.clear(max_steps)
+    }
+
+    fn end_filling(
+        &self,
+        progress: &BTreeMap<StreamId, Progress>,
+        horizon: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.inner.end_filling(progress, horizon)
+    }
+
+    fn is_incomplete(&self) -> Result<bool, StoreError> {
+        self.inner.is_incomplete()
     }
 
     fn progress(&self) -> Result<BTreeMap<StreamId, Progress>, StoreError> {

@@ -10,8 +10,9 @@ use meridian_rpc::internal::feed_event::Event;
 use meridian_rpc::internal::journal_server::Journal;
 use meridian_rpc::internal::{
     AppendBatch, AppendReplyBatch, CheckpointedRequest, CheckpointedResponse, Closure as ClosureMessage,
-    Entry, FeedBatch, FeedEntry, FeedEvent, FeedRequest, FenceRequest, FenceResponse, ReadRequest,
-    ReadResponse, StateRequest, StateResponse, StreamLsn, StreamState, WatchBatch, WatchRequest,
+    Entry, FeedBatch, FeedEntry, FeedEvent, FeedRequest, FenceRequest, FenceResponse, LogBase, Position,
+    ReadRequest, ReadResponse, StateRequest, StateResponse, StreamLsn, StreamState, Trimmed, WatchBatch,
+    WatchRequest,
 };
 use meridian_types::{Epoch, Lsn, RangeId, StreamId, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -78,6 +79,10 @@ pub struct FakeJournal {
     pub mood: Arc<watch::Sender<Mood>>,
     /// What subscribers asked for: their `after_lsn`.
     pub subscriptions: Arc<Mutex<Vec<u64>>>,
+    /// What storage nodes told of their checkpoints.
+    pub told: Arc<Mutex<Vec<CheckpointedRequest>>>,
+    /// Entries up to here are gone; 0: none.
+    pub base: Arc<watch::Sender<u64>>,
 }
 
 impl FakeJournal {
@@ -86,6 +91,8 @@ impl FakeJournal {
             log,
             mood: Arc::new(watch::Sender::new(Mood::Well)),
             subscriptions: Arc::default(),
+            told: Arc::default(),
+            base: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -166,6 +173,26 @@ fn closure_event(closure: Closure) -> FeedEvent {
     }
 }
 
+fn trimmed(base: u64) -> FeedEvent {
+    let base = LogBase {
+        position: Some(Position { epoch: 1, lsn: base }),
+        ..LogBase::default()
+    };
+    FeedEvent {
+        event: Some(Event::Trimmed(Trimmed {
+            stream: 1,
+            base: Some(base),
+        })),
+    }
+}
+
+/// A feed that says this and ends.
+fn once<T>(what: T) -> mpsc::Receiver<T> {
+    let (out, feed) = mpsc::channel(1);
+    let _ = out.try_send(what);
+    feed
+}
+
 fn not_played<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not played in these tests"))
 }
@@ -188,6 +215,11 @@ impl Journal for FakeJournal {
             return Err(Status::unavailable("journal node is down"));
         }
         self.subscriptions.lock().unwrap().push(after);
+        let base = *self.base.borrow();
+        if after < base {
+            let events = vec![trimmed(base)];
+            return Ok(Response::new(ReceiverStream::new(once(Ok(FeedBatch { events })))));
+        }
         let (out, feed) = mpsc::channel(16);
         tokio::spawn(self.clone().feed_to(after, out));
         Ok(Response::new(ReceiverStream::new(feed)))
@@ -211,6 +243,14 @@ impl Journal for FakeJournal {
             rejoining: mood == Mood::Rebuilt,
             ..StateResponse::default()
         }))
+    }
+
+    async fn checkpointed(
+        &self,
+        request: Request<CheckpointedRequest>,
+    ) -> Result<Response<CheckpointedResponse>, Status> {
+        self.told.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(CheckpointedResponse {}))
     }
 
     async fn append(

@@ -3,8 +3,10 @@
 
 mod broken_store;
 mod catching_up;
+mod checkpoints;
 mod journal;
 mod owner;
+mod peer;
 mod ranges;
 mod reads;
 mod retention;

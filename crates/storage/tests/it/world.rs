@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_clock::{Clock, ManualClock};
+use meridian_files::MemoryFiles;
 use meridian_rpc::internal::adjudicator_server::AdjudicatorServer;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::journal_server::JournalServer;
@@ -19,10 +20,10 @@ use meridian_rpc::internal::{
 };
 use meridian_rpc::network::LocalNodes;
 use meridian_rpc::owner::Owners;
-use meridian_rpc::{Env, Identity, KvError, Network, ServiceFailure, Started, TcpDialer};
-use meridian_storage::Config;
+use meridian_rpc::{Env, FaultPoints, Identity, KvError, Network, ServiceFailure, Started, TcpDialer};
 use meridian_storage::store::{MemoryStore, VersionStore};
-use meridian_types::{ClusterId, RangeMap, Timestamp};
+use meridian_storage::{Config, Writer};
+use meridian_types::{ClusterId, NodeName, RangeMap, Timestamp};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -52,7 +53,7 @@ pub struct Node {
     pub started: Started,
     pub shutdown: CancellationToken,
     nodes: LocalNodes,
-    name: &'static str,
+    name: NodeName,
     network: Network,
 }
 
@@ -96,6 +97,7 @@ impl World {
             sweep_interval_ms: 5,
             sweep_pause_ms: 0,
             cache_bytes: 1 << 20,
+            checkpoint_writer: Writer::Task,
             ..Config::default()
         }
     }
@@ -114,10 +116,10 @@ impl World {
         (env, Owners::new(network, self.map.subscribe()))
     }
 
-    fn node(&self, name: &'static str, env: Env, started: Started, shutdown: CancellationToken) -> Node {
+    fn node(&self, name: NodeName, env: Env, started: Started, shutdown: CancellationToken) -> Node {
         let mut routes = RoutesBuilder::default();
         started.service.register(&mut routes);
-        self.nodes.register(name.into(), routes.routes());
+        self.nodes.register(name.clone(), routes.routes());
         Node {
             started,
             shutdown,
@@ -133,7 +135,42 @@ impl World {
     }
 
     pub fn start_on(&self, name: &'static str, config: Config, store: Arc<dyn VersionStore>) -> Node {
+        self.start_with(name, config, store, MemoryFiles::new())
+    }
+
+    /// A node with its checkpoint in these files.
+    pub fn start_with(
+        &self,
+        name: &'static str,
+        config: Config,
+        store: Arc<dyn VersionStore>,
+        files: MemoryFiles,
+    ) -> Node {
         let (env, owners) = self.env(name);
+        self.start_in_env(env, owners, config, store, files)
+    }
+
+    /// A node in which somebody steps in.
+    pub fn start_at(
+        &self,
+        name: &'static str,
+        config: Config,
+        store: Arc<dyn VersionStore>,
+        files: MemoryFiles,
+        points: Arc<dyn FaultPoints>,
+    ) -> Node {
+        let (env, owners) = self.env(name);
+        self.start_in_env(env.with_fault_points(points), owners, config, store, files)
+    }
+
+    fn start_in_env(
+        &self,
+        env: Env,
+        owners: Owners,
+        config: Config,
+        store: Arc<dyn VersionStore>,
+        files: MemoryFiles,
+    ) -> Node {
         let shutdown = CancellationToken::new();
         let journals = vec!["j1".into(), "j2".into()];
         let started = meridian_storage::start_with_store(
@@ -142,9 +179,10 @@ impl World {
             owners,
             journals,
             store,
+            Arc::new(files),
             shutdown.clone(),
         );
-        self.node(name, env, started.unwrap(), shutdown)
+        self.node(env.node.clone(), env, started.unwrap(), shutdown)
     }
 
     /// A node on sled in `dir`.
@@ -162,7 +200,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let journals = vec!["j1".into(), "j2".into()];
         let started = meridian_storage::start(config, env.clone(), owners, journals, shutdown.clone());
-        Ok(self.node(name, env, started.await?, shutdown))
+        Ok(self.node(name.into(), env, started.await?, shutdown))
     }
 
     /// Appends a committed transaction.
@@ -203,7 +241,7 @@ impl Node {
     /// Stops the node as a process would end it.
     pub async fn stop(self) {
         self.shutdown.cancel();
-        self.nodes.remove(&self.name.into());
+        self.nodes.remove(&self.name);
         let Started { service, stopped } = self.started;
         drop(service);
         stopped.await.unwrap().unwrap();
@@ -232,7 +270,7 @@ impl Node {
     }
 
     pub async fn reader(&self) -> Reader {
-        let mut client = StorageClient::new(self.network.transport(&self.name.into()));
+        let mut client = StorageClient::new(self.network.transport(&self.name));
         let (requests, queue) = mpsc::channel(64);
         let answers = client
             .read(ReceiverStream::new(queue))

@@ -76,7 +76,11 @@ impl RangeMap {
             return refused("all that are left are in drained regions");
         }
         let is_written = self.version > Self::CONFIGURED;
-        if is_written && next.entries == self.entries && next.reshaping == self.reshaping && next.drained == self.drained {
+        if is_written
+            && next.entries == self.entries
+            && next.reshaping == self.reshaping
+            && next.drained == self.drained
+        {
             return Ok(self.clone());
         }
         Ok(next)
@@ -179,7 +183,11 @@ mod tests {
         let written = map().with_adjudicators(&same).unwrap();
         assert_eq!(written.version, RangeMap::CONFIGURED + 1);
         assert_eq!(written.entries, map().entries);
-        assert_eq!(written.with_adjudicators(&same), Ok(written.clone()), "said twice");
+        assert_eq!(
+            written.with_adjudicators(&same),
+            Ok(written.clone()),
+            "said twice"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! The few file operations that the journal needs, behind a trait: a real directory, memory with faults
-//! (tests), or a simulated disk.
+//! The few file operations that the journal and the checkpoints of storage nodes need, behind a trait: a real directory,
+//! memory with faults (tests), or a simulated disk.
 //!
 //! Names are plain file names inside one directory. Nothing is durable before [`File::sync_data`]; a file that
 //! was created, renamed or removed is durably so only after [`Files::sync_dir`].
+#![forbid(unsafe_code)]
 
 mod memory;
 mod real;
@@ -63,7 +64,7 @@ pub trait File: Send + Sync {
 }
 
 /// Reads exactly `len` bytes; `UnexpectedEof` when the file ends before.
-pub(crate) fn read_exact_at(file: &dyn File, offset: u64, len: usize) -> io::Result<Bytes> {
+pub fn read_exact_at(file: &dyn File, offset: u64, len: usize) -> io::Result<Bytes> {
     let mut buffer = vec![0; len];
     let mut filled = 0;
     while filled < len {
@@ -79,7 +80,7 @@ pub(crate) fn read_exact_at(file: &dyn File, offset: u64, len: usize) -> io::Res
 }
 
 /// Whether an error means that there is no room, so that trying again later may succeed.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

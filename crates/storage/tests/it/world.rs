@@ -370,9 +370,6 @@ pub fn get(key: &str, at: u64) -> StorageRead {
         read: Some(Read::Get(GetKeys { keys })),
         trace: false,
     }
-    trace: false,
-        trace: false,
-    }
 }
 
 pub fn got(answer: Answer) -> GotKeys {

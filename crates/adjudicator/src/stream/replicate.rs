@@ -123,7 +123,6 @@ impl Owner {
     fn request(&self, outgoing: &Outgoing, entries: Vec<Entry>) -> AppendRequest {
         let acked = self.ctx.journals.iter().zip(self.replication.acked());
         AppendRequest {
-            base: None,
             stream: self.stream.0,
             epoch: self.replication.epoch().0,
             prev: Some(outgoing.prev.into()),

@@ -75,7 +75,6 @@ impl Journal {
             .max(owner.last_heard);
         let silence = Instant::now().saturating_duration_since(heard.unwrap_or(self.started_at));
         StreamState {
-            base: None,
             stream: id.0,
             promised: stream.log.promised().0,
             owner: owner.name.as_ref().map(|name| name.0.clone()).unwrap_or_default(),

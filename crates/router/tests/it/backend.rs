@@ -310,7 +310,6 @@ impl Kv for Backend {
         Ok(Response::new(v1::BeginResponse {
             transaction: handle.encode(),
             token: None,
-            trace: None,
         }))
     }
 

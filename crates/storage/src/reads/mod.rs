@@ -31,15 +31,6 @@ pub(crate) struct Reads {
 
 #[tonic::async_trait]
 impl Storage for Reads {
-    type CheckpointStream = ReceiverStream<Result<CheckpointPart, Status>>;
-
-    async fn checkpoint(
-        &self,
-        _: Request<CheckpointRequest>,
-    ) -> Result<Response<Self::CheckpointStream>, Status> {
-        Err(Status::unimplemented("this node writes no checkpoints"))
-    }
-
     type ReadStream = ReceiverStream<Result<StorageReadReplyBatch, Status>>;
 
     async fn read(

@@ -266,13 +266,6 @@ impl Journal for FakeJournal {
 
     type WatchStream = Messages<WatchBatch>;
 
-    async fn checkpointed(
-        &self,
-        _: Request<CheckpointedRequest>,
-    ) -> Result<Response<CheckpointedResponse>, Status> {
-        Err(Status::unimplemented("not trimmed"))
-    }
-
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("not watched by storage nodes"))
     }

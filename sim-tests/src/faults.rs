@@ -45,6 +45,7 @@ enum Kind {
     DiskSlow,
     PowerCut,
     DiskLoss,
+    StorageLoss,
     Point,
     RegionLoss,
     RegionCut,
@@ -83,6 +84,8 @@ pub struct Faults {
     active: bool,
     /// A disk was lost already.
     has_lost_disk: bool,
+    /// So was a storage node's.
+    has_lost_storage: bool,
     /// How many faults of each kind there were.
     counts: BTreeMap<String, u64>,
 }
@@ -102,6 +105,7 @@ impl Faults {
             next_flush: Duration::ZERO,
             active: false,
             has_lost_disk: false,
+            has_lost_storage: false,
             counts: BTreeMap::new(),
         }
     }
@@ -138,6 +142,7 @@ impl Faults {
             (Kind::Point, faults.points),
             (Kind::RegionLoss, faults.region_loss),
             (Kind::RegionCut, faults.region_cut),
+            (Kind::StorageLoss, faults.storage_loss),
         ];
         let now = self.shared.time.elapsed();
         for (kind, mean) in kinds {
@@ -213,6 +218,7 @@ impl Faults {
                 self.break_disk(kind, cluster);
             }
             Kind::DiskLoss => self.lose_disk(sim, cluster),
+            Kind::StorageLoss => self.lose_storage(sim, cluster),
             Kind::Point => self.arm_point(),
             Kind::PowerLoss => {
                 let all = self.down.len();

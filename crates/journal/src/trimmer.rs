@@ -18,7 +18,7 @@ use meridian_types::{LogBase, StreamId};
 use tokio::sync::oneshot;
 
 use crate::config::Writer;
-use crate::files::Files;
+use crate::files::{Files, is_full};
 use crate::journal::{Journal, Plan};
 use crate::stream::Moved;
 use crate::trim::Segments;
@@ -51,15 +51,19 @@ struct Copied {
 enum Fault {
     /// There is nothing to do, or something else came first.
     Later,
-    /// A file could not be written or read; tried again.
-    Io(String),
+    /// There is no room for a base file; tried again.
+    Full(String),
     /// The node must not go on.
     Fatal(String),
 }
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Self::Io(error.to_string())
+        match is_full(&error) {
+            true => Self::Full(error.to_string()),
+            // As for the writer: what the disk holds is not known any more.
+            false => Self::Fatal(format!("the log cannot be trimmed: {error}")),
+        }
     }
 }
 
@@ -147,13 +151,14 @@ impl Trimmer {
     fn note(&self, fault: Fault) {
         match fault {
             Fault::Later => {}
-            Fault::Io(what) => tracing::warn!(node = %self.owner.node, what, "the log is not trimmed now"),
+            Fault::Full(what) => tracing::warn!(node = %self.owner.node, what, "the log is not trimmed now"),
             Fault::Fatal(what) => self.journal.fail(&what),
         }
     }
 
     /// Chooses what may go, and makes a base file of what is still needed of it.
     fn copy(&self) -> Result<Copied, Fault> {
+        self.check_serving()?;
         let mut segments = self.look()?;
         if segments.sizes.is_empty() {
             return Err(Fault::Later);
@@ -176,7 +181,9 @@ impl Trimmer {
         let streams = match self.write(&mut file, &plan, last) {
             Ok(streams) => streams,
             Err(fault) => {
-                file.discard();
+                if !matches!(fault, Fault::Fatal(_)) {
+                    file.discard();
+                }
                 return Err(fault);
             }
         };
@@ -244,12 +251,14 @@ impl Trimmer {
         Ok(streams)
     }
 
+    /// A node that failed, perhaps in its writer, does not touch its disk again.
+    fn check_serving(&self) -> Result<(), Fault> {
+        self.journal.check_serving().map_err(|_| Fault::Later)
+    }
+
     /// From here on the base file counts, and the segments that it stands for do not.
     fn publish(&self, copied: &Copied) -> Result<(), Fault> {
-        if self.journal.check_serving().is_err() {
-            copied.file.discard();
-            return Err(Fault::Later);
-        }
+        self.check_serving()?;
         copied.file.publish().map_err(|error| {
             let file = self.files.describe(BASE_FILE);
             Fault::Fatal(format!(
@@ -265,6 +274,9 @@ impl Trimmer {
 
     /// Removes the segments up to `last`. One that cannot be removed is tried again with the next, or by the next start.
     fn remove(&self, last: u32) {
+        if self.check_serving().is_err() {
+            return;
+        }
         let removed = || -> io::Result<()> {
             for name in self.files.list()? {
                 if segment_number(&name).is_some_and(|number| number <= u64::from(last)) {

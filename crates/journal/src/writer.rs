@@ -121,7 +121,11 @@ impl LogWriter {
         let began = Instant::now();
         let messages = group.len();
         let records: Vec<Body> = group.into_iter().flatten().collect();
-        let result = self.wal.append(&records);
+        // The trimmer may have found meanwhile that the disk fails.
+        let result = match self.journal.failure() {
+            Some(what) => Err(WriteError::Failed(what)),
+            None => self.wal.append(&records),
+        };
         self.sync.record(began.elapsed());
         self.group.record(records.len() as f64);
         Written {

@@ -97,6 +97,7 @@ impl Disk {
     /// Everything on it is gone for ever.
     pub fn lose(&self) {
         self.replace(MemoryFiles::new());
+        self.versions.lose();
     }
 
     /// Inverts one bit of what stands in a segment. Whether there was one.

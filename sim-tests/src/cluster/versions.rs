@@ -22,7 +22,7 @@ const FLUSH_INTERVAL_MS: u64 = 3_600_000;
 /// The versions of one node.
 pub enum Versions {
     /// In memory.
-    Memory(MemoryStore),
+    Memory(Mutex<MemoryStore>),
     /// In a directory.
     Sled {
         /// The directory.
@@ -35,7 +35,7 @@ pub enum Versions {
 impl Versions {
     /// None yet, in memory.
     pub fn in_memory() -> Self {
-        Self::Memory(MemoryStore::new())
+        Self::Memory(Mutex::default())
     }
 
     /// Those of a directory.
@@ -49,7 +49,7 @@ impl Versions {
     /// As a process or a checker uses them.
     pub fn store(&self) -> Result<Arc<dyn VersionStore>, StoreError> {
         match self {
-            Self::Memory(store) => Ok(Arc::new(store.clone())),
+            Self::Memory(store) => Ok(Arc::new(lock(store).clone())),
             Self::Sled { dir, open } => {
                 let mut open = lock(open);
                 let store = match open.take() {
@@ -79,7 +79,10 @@ impl Versions {
     pub fn crash(&self, rng: &mut StdRng) {
         self.close();
         match self {
-            Self::Memory(store) => store.crash(rng.random_range(0..=store.unflushed())),
+            Self::Memory(store) => {
+                let store = lock(store);
+                store.crash(rng.random_range(0..=store.unflushed()));
+            }
             Self::Sled { dir, .. } if rng.random_bool(0.5) && flushed(dir).exists() => {
                 let restored = remove_dir(dir).and_then(|()| copy(&flushed(dir), dir));
                 if let Err(error) = restored {
@@ -87,6 +90,14 @@ impl Versions {
                 }
             }
             Self::Sled { .. } => {}
+        }
+    }
+
+    /// All of them are gone for ever.
+    pub fn lose(&self) {
+        match self {
+            Self::Memory(store) => *lock(store) = MemoryStore::new(),
+            Self::Sled { .. } => self.remove(),
         }
     }
 
@@ -136,8 +147,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn lock(open: &Mutex<Option<Arc<SledStore>>>) -> MutexGuard<'_, Option<Arc<SledStore>>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

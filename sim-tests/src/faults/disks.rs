@@ -89,6 +89,39 @@ impl Faults {
         self.restart_later(index);
     }
 
+    /// A storage node begins with an empty disk.
+    pub(super) fn lose_storage(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {
+        let storage = || {
+            let nodes = cluster.nodes.iter().enumerate();
+            nodes.filter(|(_, node)| node.role == Role::Storage)
+        };
+        let shards = &self.shared.plan.shards;
+        let is_held_elsewhere = |index: usize, name: &str| {
+            let keys = shards.of(name);
+            let mut others = storage().filter(|(other, _)| *other != index);
+            others.any(|(_, other)| shards.of(other.name()).intersection(&keys) == Some(keys.clone()))
+        };
+        let candidates: Vec<usize> = storage()
+            .filter(|(index, node)| is_held_elsewhere(*index, node.name()))
+            .map(|(index, _)| index)
+            .collect();
+        let Some((index, node)) = candidates
+            .choose(&mut self.rng)
+            .and_then(|index| Some((*index, cluster.nodes.get(*index)?)))
+        else {
+            return;
+        };
+        if self.has_lost_storage || self.down.get(index).copied().unwrap_or(true) {
+            return;
+        }
+        self.has_lost_storage = true;
+        tracing::info!(node = node.name(), "fault: {}", Kind::StorageLoss);
+        self.count(Kind::StorageLoss.to_string());
+        self.power_off(sim, cluster, index);
+        node.disk.lose();
+        self.restart_later(index);
+    }
+
     /// What came of broken disks: machines without power are switched off, processes that gave up start again, as an
     /// init system sees to.
     pub(super) fn watch(&mut self, sim: &mut Sim<'_>, cluster: &Cluster) {

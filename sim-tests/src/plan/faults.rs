@@ -40,6 +40,9 @@ pub struct Faults {
     /// A journal node's disk is lost, or damaged and found out, and replaced: once in a run, because more than one at
     /// a time is more than the protocol promises to bear.
     pub disk_loss: Option<Duration>,
+    /// A storage node's disk is lost, store and checkpoint: once in a run, and only if another node holds all of its keys. What of the
+    /// journal is trimmed is nowhere else.
+    pub storage_loss: Option<Duration>,
     /// A process dies, loses its power, stops or waits at a certain place in its code.
     pub points: Option<Duration>,
     /// All nodes of a region lose their power or die together.

@@ -148,6 +148,9 @@ impl Plan {
             plan.trim_min_age_ms = Some(trimming.random_range(1_000..=3_000));
             plan.segment_bytes = *pick(trimming, &[4 << 10, 8 << 10, 16 << 10]);
         }
+        let losing = &mut part("storage loss");
+        let mean = Duration::from_millis(losing.random_range(2_000..=8_000));
+        plan.faults.storage_loss = losing.random_bool(0.3).then_some(mean);
         plan.ranges = Ranges::new(&mut part("ranges"), &plan.clients, plan.keys);
         let is_one_range = plan.ranges.count() == 1;
         plan.changes = Changes::new(&mut part("changes"), &plan.clients, plan.keys, is_one_range);

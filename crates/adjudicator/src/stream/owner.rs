@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_clock::Interval;
+use meridian_protocol::EpochRuns;
 use meridian_protocol::adjudication::{Adjudication, HandedOver, Opening};
 use meridian_protocol::events;
 use meridian_protocol::lease::Lease;
@@ -94,6 +95,8 @@ pub(crate) struct Owner {
     pub(super) adopted: (usize, Position),
     /// What the journal's logs begin behind, as far as it is known: nobody can send a replica what comes before.
     pub(super) base: Option<LogBase>,
+    /// The epochs of the entries before the base, as far as they were known: outcomes are told by their positions.
+    pub(super) forgotten: EpochRuns,
     pub(super) tail: Tail,
     pub(super) in_flight_bytes: usize,
     pub(super) waiting: Waiting,
@@ -224,6 +227,7 @@ impl Owner {
             replication,
             adopted: (fence.fenced.adopt, fence.fenced.last),
             base: recovered.base,
+            forgotten: EpochRuns::default(),
             tail: Tail::new(opened, ctx.config.tail_bytes),
             in_flight_bytes: 0,
             waiting: Waiting::default(),
@@ -331,11 +335,9 @@ impl Owner {
 
     /// The epoch of a record; this owner's where the log does not tell (a record that old was recovered).
     pub(super) fn epoch_of(&self, lsn: Lsn) -> u64 {
-        self.replication
-            .log()
-            .epoch_at(lsn)
-            .unwrap_or(self.replication.epoch())
-            .0
+        let known = self.replication.log().epoch_at(lsn);
+        let known = known.or_else(|| self.forgotten.epoch_at(lsn));
+        known.unwrap_or(self.replication.epoch()).0
     }
 
     /// Answers once the record at `lsn` is committed.

@@ -260,7 +260,13 @@ impl Owner {
 
     /// Nobody who answers has the entries up to `base`: replicas that lack them begin there.
     pub(super) fn begin_at(&mut self, base: LogBase) {
+        let mut whole = self.replication.log().clone();
+        let mut forgotten = self.forgotten.clone();
+        forgotten.cut_after(whole.base().lsn);
+        // It does not fit where the log was read further back since: then that tells as much.
+        let _ = whole.prepend(forgotten);
         if self.replication.begin_at(base.position) {
+            self.forgotten = whole;
             tracing::info!(stream = %self.stream, base = %base.position, "replicas that lag behind begin here");
             self.base = Some(base);
         }

@@ -243,6 +243,7 @@ impl Service for StorageService {
             ("checkpoint_ms", &figures.checkpoint_ms),
             ("checkpoints_written", &figures.checkpoints_written),
             ("checkpoints_failed", &figures.checkpoints_failed),
+            ("checkpoint_failing", &figures.checkpoint_failing),
             ("fills", &figures.fills),
         ];
         let counters = counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));

@@ -77,6 +77,8 @@ pub(crate) struct Figures {
     pub checkpoint_ms: AtomicU64,
     pub checkpoints_written: AtomicU64,
     pub checkpoints_failed: AtomicU64,
+    /// 1 while the last attempt to write one was in vain.
+    pub checkpoint_failing: AtomicU64,
     /// Times that the store was filled from a checkpoint.
     pub fills: AtomicU64,
     /// Reads and bytes of requests that are under way or waiting.

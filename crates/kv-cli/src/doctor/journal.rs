@@ -54,6 +54,17 @@ pub(super) fn examine(found: &mut Findings, nodes: &[NodeStatus]) {
             "it catches up from the owners; if that does not end, see its disk and the network to it",
         );
     }
+    for (node, service) in services(nodes) {
+        if service.role == "storage" && service.figures.get("checkpoint_failing") == Some(&1) {
+            let name = &node.node;
+            found.add(
+                Severity::Warning,
+                "journal-not-trimmed",
+                format!("storage node {name} cannot write checkpoints: all journal nodes keep what it would lose with its store"),
+                "its log says why: make room (the store takes its versions once, each checkpoint once more), or replace the disk and start the node again",
+            );
+        }
+    }
 }
 
 /// How many replicas there are, by those that anybody names.

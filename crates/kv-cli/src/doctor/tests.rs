@@ -164,6 +164,16 @@ fn nodes_that_do_not_answer_cost_the_quorum() {
 }
 
 #[test]
+fn a_storage_node_that_cannot_write_checkpoints_keeps_the_journal_from_being_trimmed() {
+    let found = found(|nodes| {
+        let mut services = nodes.iter_mut().flat_map(|node| &mut node.services);
+        let storage = services.find(|service| service.role == "storage").unwrap();
+        storage.figures.insert("checkpoint_failing".to_owned(), 1);
+    });
+    assert_eq!(found, [(Severity::Warning, "journal-not-trimmed")]);
+}
+
+#[test]
 fn a_node_of_another_cluster_is_told_apart() {
     let refused = meridian_client::KvError::WrongCluster {
         node: "b".to_owned(),

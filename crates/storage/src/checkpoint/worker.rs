@@ -1,6 +1,7 @@
 //! When checkpoints are written, and by what.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meridian_rpc::Env;
@@ -94,6 +95,8 @@ impl Worker {
                 // Soon, when there is something to write.
                 due = began + self.first_pause(interval);
             }
+            let failing = &shared.figures.checkpoint_failing;
+            failing.store(u64::from(written.is_err()), Ordering::Relaxed);
             let Err(error) = written else { continue };
             Figures::add(&shared.figures.checkpoints_failed, 1);
             tracing::error!(

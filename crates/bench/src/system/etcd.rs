@@ -19,13 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::place::{free_ports, no_port, timer};
 use super::process::until_ready;
-use super::{Client, Kind, Process, Region, Site, System, Wanted};
+use super::{Client, Kind, Process, Region, Site, System, Wanted, kv};
 use crate::error::{Error, Result};
 use crate::proxy::{Delays, Distance, Proxy};
 use client::{Shared, proto};
 
-/// Clients that share a connection, as with Meridian.
-const PER_CONNECTION: usize = super::kv::PER_SESSION;
 /// etcd's defaults; with long round trips they grow as its documentation asks for: a heartbeat is not shorter than one, an election
 /// not shorter than ten.
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -161,10 +159,8 @@ impl System for Etcd {
                 Some(region) => vec![region],
                 None => Region::ALL.to_vec(),
             };
-            let connections = wanted
-                .count
-                .div_ceil(PER_CONNECTION)
-                .max(places.len().min(wanted.count));
+            let fewest = places.len().min(wanted.count);
+            let connections = kv::connections(wanted.count).max(fewest);
             let channels: Result<Vec<_>> = places
                 .into_iter()
                 .cycle()

@@ -12,7 +12,9 @@ use super::{Change, Row, Wanted, unexpected};
 use crate::load::Failure;
 
 /// Clients that share a session.
-pub const PER_SESSION: usize = 16;
+const PER_SESSION: usize = 16;
+/// The most sessions.
+const MAX_SESSIONS: usize = 32;
 /// Rows that are loaded at once.
 const BATCH: usize = 1_000;
 
@@ -23,9 +25,14 @@ const NO_RETRIES: RetryBudget = RetryBudget {
     per_second: 0.0,
 };
 
+/// How many sessions, or connections of etcd, so many clients share.
+pub fn connections(clients: usize) -> usize {
+    clients.div_ceil(PER_SESSION).clamp(1, MAX_SESSIONS)
+}
+
 /// Sessions and retries as they are wanted.
 pub fn builder(wanted: Wanted, clients: usize) -> meridian_client::Builder {
-    let builder = Client::builder().sessions(clients.div_ceil(PER_SESSION));
+    let builder = Client::builder().sessions(connections(clients));
     if wanted.tries_again {
         return builder;
     }

@@ -27,7 +27,7 @@ fn run_args(line: &str, dir: &std::path::Path) -> RunArgs {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_workload_runs_and_the_bank_keeps_its_money() {
     let dir = tempfile::tempdir().unwrap();
-    let line = "kv-bench run --system dev --clients 3 --seconds 0.2 --warm-up 0.05 --rounds 2 --keys 500";
+    let line = "kv-bench run --system dev --clients 3 --seconds 0.3 --warm-up 0.05 --rounds 2 --keys 500";
     let args = run_args(line, dir.path());
     let started = Started::start(&[Kind::Dev], &args.site, 3).await.unwrap();
     let mut shown = 0;

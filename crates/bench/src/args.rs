@@ -170,7 +170,7 @@ pub struct OverloadArgs {
     #[arg(long, default_value = "256", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub clients: u32,
     /// The most operations under way.
-    #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub in_flight: u32,
     /// An operation that could not begin within so many seconds is given up.
     #[arg(long, default_value = "1", value_parser = seconds)]

@@ -42,10 +42,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         }
         Action::Peers(PeersAction::Status(args)) => Kind::ALL.into_iter().try_for_each(|kind| {
             let missing = args.peers().missing(kind);
-            show(&missing.map_or_else(
-                || format!("{kind} is there"),
-                |missing| format!("{kind}: {missing}"),
-            ))
+            show(&missing.map_or_else(|| format!("{kind} is there"), |missing| missing.to_string()))
         }),
     }
 }

@@ -84,8 +84,8 @@ pub struct Cost {
 impl Cost {
     /// Adds that of another round.
     pub fn merge(&mut self, other: &Self) {
-        let add = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
-        self.server_micros = add(self.server_micros, other.server_micros);
+        let both = self.server_micros.zip(other.server_micros);
+        self.server_micros = both.map(|(one, other)| one + other);
         self.client_micros += other.client_micros;
         self.rss_mb = other.rss_mb;
         self.operations += other.operations;

@@ -12,7 +12,9 @@ use kv_bench::workload::Workload;
 fn parsed(line: &str, dir: &std::path::Path) -> Action {
     let words = line.split_whitespace().map(str::to_owned);
     let dir = ["--dir".to_owned(), dir.display().to_string()];
-    Cli::try_parse_from(words.chain(dir)).unwrap().action
+    Cli::try_parse_from(words.chain(dir))
+        .expect("a command line that is sound")
+        .action
 }
 
 fn run_args(line: &str, dir: &std::path::Path) -> RunArgs {

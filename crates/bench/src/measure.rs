@@ -80,18 +80,17 @@ fn failed(system: &dyn System, what: &str, failure: &Failure) -> Error {
     }
 }
 
-/// Has all clients do their work, in all regions at the same time.
+/// Has clients do their work, in all of these places at the same time.
 ///
 /// # Errors
 /// When clients cannot be connected. What fails afterwards is in the summary.
 pub async fn measure(
     system: &dyn System,
-    regions: &Regions,
+    places: &[Option<Region>],
     load: Load,
     alarm: &Alarm,
 ) -> Result<(BTreeMap<Option<Region>, Summary>, Cost)> {
     let mut teams = Vec::new();
-    let places = regions.of_clients();
     let everybody = (load.clients * places.len()) as u64;
     for (region, first) in places.iter().zip((0..).step_by(load.clients)) {
         let wanted = Wanted {

@@ -179,14 +179,15 @@ pub async fn overload(started: &Started, args: &OverloadArgs) -> Result<Vec<(Vec
             length: args.seconds,
             rate: None,
         };
-        let (summaries, _) = measure(system.as_ref(), &started.regions, load, &alarm).await?;
+        let region = started.regions.of_clients().into_iter().flatten().next();
+        let (summaries, _) = measure(system.as_ref(), &[region], load, &alarm).await?;
         let peak = summaries
             .values()
             .next()
             .map_or(1.0, |summary| summary.rate().max(1.0));
         tell(&format!("{name}: peak {peak:.0}/s, ramping to ten times as much"));
         let wanted = Wanted {
-            region: started.regions.of_clients().into_iter().flatten().next(),
+            region,
             count: args.in_flight as usize,
             tries_again: false,
         };

@@ -118,7 +118,8 @@ pub async fn compare(started: &Started, plan: &Plan, mut show: impl FnMut(&Repor
                 // So that no system always comes after the same one.
                 let (later, first) = started.systems.split_at(round as usize % started.systems.len());
                 for system in first.iter().chain(later) {
-                    let measured = measure(system.as_ref(), &started.regions, load, &alarm).await?;
+                    let measured =
+                        measure(system.as_ref(), &started.regions.of_clients(), load, &alarm).await?;
                     add(&mut results, *workload, system.kind(), *clients, measured);
                     if *workload == Workload::Bank {
                         check_bank(system.as_ref(), &started.regions).await?;

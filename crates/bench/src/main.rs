@@ -40,8 +40,8 @@ async fn act(cli: Cli) -> ExitCode {
     };
     tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => interrupted(),
-        _ = terminated.recv() => interrupted(),
+        _ = tokio::signal::ctrl_c() => interrupted("SIGINT"),
+        _ = terminated.recv() => interrupted("SIGTERM"),
         result = run(cli) => match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -52,7 +52,7 @@ async fn act(cli: Cli) -> ExitCode {
     }
 }
 
-fn interrupted() -> ExitCode {
-    tell("interrupted");
+fn interrupted(by: &str) -> ExitCode {
+    tell(&format!("interrupted by {by}"));
     ExitCode::from(130)
 }

@@ -210,10 +210,8 @@ async fn carry_out(client: &dyn Client, op: Op) -> Result<Done, Failure> {
             client.put(key, value).await?;
             Ok(Done::default())
         }
-        Op::Scan { from, limit } => {
-            let rows = client
-                .scan(from, Bytes::from_static(keys::USERS.end), limit)
-                .await?;
+        Op::Scan { from, to, limit } => {
+            let rows = client.scan(from, to, limit).await?;
             if rows.is_empty() {
                 Err(missing())
             } else {

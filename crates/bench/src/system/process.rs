@@ -68,14 +68,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended already.
-            let _ = kill_process(pid, self.stop);
-        }
         let deadline = Instant::now() + PATIENCE;
+        let mut to_signal = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // Once it has ended and that was noted, its id may be somebody else's.
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            if let Some(pid) = to_signal.take() {
+                let _ = kill_process(pid, self.stop);
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
+        // These know whether it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

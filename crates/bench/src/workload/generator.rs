@@ -69,10 +69,10 @@ impl Generator {
             Workload::Get => Op::Get { key: self.uniform() },
             Workload::Txn => self.rewrite_two(self.parent.shape.keys),
             Workload::Hot => self.rewrite_two(HOT_KEYS.min(self.parent.shape.keys)),
-            Workload::Scan => Op::Scan {
-                from: self.uniform(),
-                limit: SCAN_KEYS,
-            },
+            Workload::Scan => {
+                let first = self.uniform_index();
+                self.scan(first, SCAN_KEYS)
+            }
             Workload::YcsbA => self.read_or_update(0.5),
             Workload::YcsbB => self.read_or_update(0.95),
             Workload::YcsbC => self.read_or_update(1.0),
@@ -84,10 +84,9 @@ impl Generator {
             }
             Workload::YcsbE => {
                 if self.happens(0.95) {
-                    return Op::Scan {
-                        from: self.zipfian(),
-                        limit: self.random.random_range(1..=SCAN_KEYS),
-                    };
+                    let first = self.parent.zipfian.draw(&mut self.random);
+                    let limit = self.random.random_range(1..=SCAN_KEYS);
+                    return self.scan(first, limit);
                 }
                 self.insert()
             }
@@ -112,8 +111,20 @@ impl Generator {
         keys::value(&mut self.random, self.parent.shape.value_bytes)
     }
 
+    fn uniform_index(&mut self) -> u64 {
+        self.random.random_range(0..self.parent.shape.keys.max(1))
+    }
+
     fn uniform(&mut self) -> Bytes {
-        keys::user(self.random.random_range(0..self.parent.shape.keys.max(1)))
+        keys::user(self.uniform_index())
+    }
+
+    fn scan(&self, first: u64, limit: u32) -> Op {
+        Op::Scan {
+            from: keys::user(first),
+            to: keys::end_of_scan(first, limit, self.parent.shape.keys),
+            limit,
+        }
     }
 
     fn zipfian(&mut self) -> Bytes {

@@ -14,6 +14,16 @@ pub fn user(index: u64) -> Bytes {
     Bytes::from(format!("user{:016x}", scatter(index)))
 }
 
+/// Where a scan may end that begins with this user and is to find so many rows of a table of so many keys: twice as far as they lie on
+/// average. It is given because of etcd, which counts all keys of a range whatever the limit is.
+pub fn end_of_scan(index: u64, rows: u32, count: u64) -> Bytes {
+    let width = u64::MAX / count.max(1);
+    match scatter(index).checked_add(width.saturating_mul(u64::from(rows) * 2)) {
+        Some(end) => Bytes::from(format!("user{end:016x}")),
+        None => Bytes::from_static(USERS.end),
+    }
+}
+
 /// Keys at which the table of users is divided into two equal halves.
 pub const USERS_MIDDLE: &str = "user8";
 
@@ -35,6 +45,21 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_scan_finds_what_it_is_to_find_and_little_more_is_there() {
+        const COUNT: u64 = 10_000;
+        let keys: BTreeSet<Bytes> = (0..COUNT).map(user).collect();
+        for index in 0..500 {
+            let (from, end) = (user(index), end_of_scan(index, 100, COUNT));
+            let there = keys.range(from.clone()..end).count();
+            let to_the_end = keys.range(from..).count();
+            assert!(
+                (100.min(to_the_end)..300).contains(&there),
+                "{there} of {to_the_end}"
+            );
+        }
+    }
 
     #[test]
     fn keys_are_distinct_within_the_table_and_in_both_halves() {

@@ -111,6 +111,8 @@ pub enum Op {
     Scan {
         /// From here, within the table of users.
         from: Bytes,
+        /// Up to there, which is farther than needed.
+        to: Bytes,
         /// At most so many.
         limit: u32,
     },

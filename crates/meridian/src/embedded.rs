@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 pub use faults::Place;
 pub use links::{Between, DEFAULT_DELAY, Delay, Link};
 pub use options::Options;
+pub use timer::Timer;
 
 use crate::config::{ClockSource, File, NodeSection, RegionKind, Role};
 use crate::error::Error;

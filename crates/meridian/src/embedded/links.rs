@@ -45,7 +45,7 @@ impl Between {
     }
 
     /// Its directions.
-    pub(super) fn directions(&self) -> Vec<Direction> {
+    pub fn directions(&self) -> Vec<(String, String)> {
         let there = (self.from.clone(), self.to.clone());
         let back = (self.to.clone(), self.from.clone());
         if self.both_ways {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 /// A thread that keeps time. Clones share it; it ends with the last of them.
 #[derive(Clone)]
-pub(super) struct Timer {
+pub struct Timer {
     requests: Sender<Request>,
 }
 
@@ -24,7 +24,7 @@ struct Request {
 
 impl Timer {
     /// Starts the thread; an error when the system has none to give.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub fn start() -> std::io::Result<Self> {
         let (requests, received) = channel();
         thread::Builder::new()
             .name("links".to_owned())
@@ -33,7 +33,7 @@ impl Timer {
     }
 
     /// Returns when it is `due`.
-    pub(super) async fn at(&self, due: Instant) {
+    pub async fn at(&self, due: Instant) {
         if due <= Instant::now() {
             return;
         }

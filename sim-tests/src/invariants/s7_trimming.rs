@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{Lsn, Position, StreamId};
 
-use super::{Log, StreamLog, Violation};
+use super::{Log, Violation};
 use crate::events::Event;
 
 const NAME: &str = "7 trimming";
@@ -25,6 +25,36 @@ struct Seen<'a> {
     checkpointed: BTreeMap<Place<'a>, Position>,
     /// The `Opened` and `Lease` records of a stream that a journal node holds.
     leases: BTreeMap<Place<'a>, BTreeSet<Lsn>>,
+    /// The last entry of a stream that it holds.
+    last: BTreeMap<Place<'a>, Lsn>,
+}
+
+impl<'a> Seen<'a> {
+    /// The node holds this entry, and nothing after it.
+    fn on_persisted(&mut self, log: &Log<'_>, place: Place<'a>, at: Position) {
+        let leases = self.leases.entry(place).or_default();
+        // It replaces what was there.
+        leases.split_off(&at.lsn);
+        if is_lease(log, place.1, at) {
+            leases.insert(at.lsn);
+        }
+        self.last.insert(place, at.lsn);
+    }
+
+    /// The node finds that it holds the entries up to this one. It may have died before it said so of the last of them.
+    fn on_recovered(&mut self, log: &Log<'_>, place: Place<'a>, last: Lsn) {
+        let before = self.last.insert(place, last).unwrap_or_default();
+        let leases = self.leases.entry(place).or_default();
+        leases.split_off(&last.next());
+        let committed = log.streams.get(&place.1).map(|stream| &stream.committed);
+        let unsaid = before.0 + 1..=last.0;
+        let positions = unsaid.filter_map(|lsn| committed?.get(&Lsn(lsn)).map(|entry| entry.at));
+        leases.extend(
+            positions
+                .filter(|at| is_lease(log, place.1, *at))
+                .map(|at| at.lsn),
+        );
+    }
 }
 
 /// Every trimming.
@@ -40,18 +70,8 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
                     *highest = *at;
                 }
             }
-            Event::Persisted { stream, at, .. } => {
-                let leases = seen.leases.entry((node, *stream)).or_default();
-                // It replaces what was there.
-                leases.split_off(&at.lsn);
-                if log
-                    .streams
-                    .get(stream)
-                    .is_some_and(|stream| is_lease(log, stream, *at))
-                {
-                    leases.insert(at.lsn);
-                }
-            }
+            Event::Persisted { stream, at, .. } => seen.on_persisted(log, (node, *stream), *at),
+            Event::Recovered { stream, last, .. } => seen.on_recovered(log, (node, *stream), last.lsn),
             Event::Trimmed { stream, at } => {
                 let faults = faults(log, &seen, (node, *stream), *at);
                 let shown = |what| Violation::shown(NAME, format!("{node} {what}"), log.events, [index]);
@@ -64,7 +84,10 @@ pub fn check(log: &Log<'_>) -> Vec<Violation> {
 }
 
 /// Records that owners do not log when they append them are leases.
-fn is_lease(log: &Log<'_>, stream: &StreamLog, at: Position) -> bool {
+fn is_lease(log: &Log<'_>, stream: StreamId, at: Position) -> bool {
+    let Some(stream) = log.streams.get(&stream) else {
+        return false;
+    };
     let Some(records) = stream.records.get(&at) else {
         return true;
     };

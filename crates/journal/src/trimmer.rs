@@ -272,7 +272,7 @@ impl Trimmer {
         Ok(())
     }
 
-    /// Removes the segments up to `last`. One that cannot be removed is tried again with the next, or by the next start.
+    /// Removes the segments up to `last`. What is left of them when the node stops is removed by its next start.
     fn remove(&self, last: u32) {
         if self.check_serving().is_err() {
             return;
@@ -293,9 +293,7 @@ impl Trimmer {
             Ok(()) => {
                 tracing::info!(node = %self.owner.node, up_to = segment_name(u64::from(last)), "log trimmed")
             }
-            Err(error) => {
-                tracing::warn!(node = %self.owner.node, %error, "trimmed segments could not be removed yet")
-            }
+            Err(error) => self.note(error.into()),
         }
     }
 }

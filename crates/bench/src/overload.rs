@@ -4,6 +4,7 @@
 //! An arrival is answered, refused by the system ("shed"), failed, or given up by the client because it could not even begin within its
 //! patience: the client has a bound for what may be under way.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use crate::args::OverloadArgs;
 use crate::error::Result;
 use crate::load::open::Schedule;
-use crate::load::{Alarm, Event, Failure, Sink, open};
+use crate::load::{Alarm, Event, Failure, Sink, count_kind, open};
 use crate::measure::{Load, measure, workers};
 use crate::run::Started;
 use crate::system::{Wanted, timer};
@@ -138,6 +139,8 @@ impl Arrivals {
 struct Windows {
     begin: Instant,
     each: Mutex<Vec<Arrivals>>,
+    /// What was said by whatever failed or was refused, and how often.
+    kinds: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Windows {
@@ -146,12 +149,17 @@ impl Windows {
         Self {
             begin,
             each: Mutex::new(each.collect()),
+            kinds: Mutex::default(),
         }
     }
 }
 
 impl Sink for Windows {
     fn record(&self, _: usize, event: &Event) {
+        if let Err(failure) = &event.result {
+            let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+            count_kind(&mut kinds, &failure.to_string(), 1);
+        }
         let offset = event.due.saturating_duration_since(self.begin);
         let index = offset.as_micros() / WINDOW.as_micros();
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,6 +214,9 @@ pub async fn overload(started: &Started, args: &OverloadArgs) -> Result<Vec<(Vec
             windows.clone(),
         )
         .await;
+        for (kind, count) in &*windows.kinds.lock().unwrap_or_else(PoisonError::into_inner) {
+            tell(&format!("{name}: {count} times: {kind}"));
+        }
         let windows = windows
             .each
             .lock()

@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 pub use alarm::Alarm;
+pub(crate) use record::count_kind;
 pub use record::{Recorder, Summary, Window};
 
 /// An operation that succeeded.

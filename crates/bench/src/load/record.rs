@@ -127,8 +127,8 @@ fn histogram() -> Histogram<u64> {
     }
 }
 
-/// Many messages name a key or a node, so there could be as many kinds as errors.
-fn count_kind(kinds: &mut BTreeMap<String, u64>, what: &str, count: u64) {
+/// Counts what was said. Many messages name a key or a node, so there could be as many kinds as errors: there are not.
+pub(crate) fn count_kind(kinds: &mut BTreeMap<String, u64>, what: &str, count: u64) {
     let mut kind: String = what.chars().take(160).collect();
     if kind.len() < what.len() {
         kind.push('…');

@@ -51,6 +51,8 @@ struct Kv(Client);
 fn failure(error: Error) -> Failure {
     match error.kv() {
         Some(KvError::Overloaded { what, .. }) => Failure::Shed(what.clone()),
+        // Its message names the transaction, and here only their number is of interest.
+        Some(KvError::OutcomeUnknown { .. }) => Failure::Failed("outcome unknown at the deadline".to_owned()),
         _ => Failure::Failed(error.to_string()),
     }
 }

@@ -91,7 +91,8 @@ pub trait System: Send + Sync {
     /// Its processes. Empty when it is in this one.
     fn pids(&self) -> Vec<u32>;
 
-    /// Connects clients. Several may share a connection, if that is how the system is meant to be used.
+    /// Connects clients. Several may share a connection, if that is how the system is meant to be used; if it is not, there may be
+    /// fewer than wanted, but as many as the system was started for.
     fn connect(&self, wanted: Wanted) -> BoxFuture<'_, Result<Vec<Arc<dyn Client>>>>;
 
     /// Does what an administrator would do after loading much data.

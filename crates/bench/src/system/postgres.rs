@@ -143,7 +143,7 @@ impl System for Postgres {
     }
 
     /// Each client has a connection to itself, as with a pool: PostgreSQL does one thing at a time on one. There are at most as many
-    /// as the servers were started for; further clients wait for those.
+    /// as the servers were started for.
     fn connect(&self, wanted: Wanted) -> BoxFuture<'_, Result<Vec<Arc<dyn Client>>>> {
         async move {
             let from = wanted.region.unwrap_or(Region::A);
@@ -154,7 +154,7 @@ impl System for Postgres {
                     connection.map_err(Error::system("postgres", "statements are not prepared"))?;
                 connections.push(Arc::new(connection));
             }
-            Ok(connections.iter().cycle().take(wanted.count).cloned().collect())
+            Ok(connections)
         }
         .boxed()
     }

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Statement};
@@ -17,10 +16,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 /// Rows that are loaded at once.
 const BATCH: usize = 1_000;
 
-/// A connection. One transaction at a time: clients that share it take turns.
+/// A connection. It does one thing at a time, so it belongs to one client.
 pub struct Connection {
     session: Session,
-    turn: Mutex<()>,
     get: Statement,
     put: Statement,
     set: Statement,
@@ -51,7 +49,6 @@ impl Connection {
         )?;
         Ok(Self {
             session,
-            turn: Mutex::new(()),
             get,
             put,
             set,
@@ -131,16 +128,11 @@ fn failure(error: Error) -> Failure {
 
 impl super::super::Client for Connection {
     fn get(&self, key: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, Failure>> {
-        async move {
-            let _turn = self.turn.lock().await;
-            self.read(&key).await.map_err(failure)
-        }
-        .boxed()
+        async move { self.read(&key).await.map_err(failure) }.boxed()
     }
 
     fn put(&self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<(), Failure>> {
         async move {
-            let _turn = self.turn.lock().await;
             let values: [&(dyn ToSql + Sync); 2] = [&key.as_ref(), &value.as_ref()];
             let written = self.session.client.execute(&self.put, &values).await;
             written.map_err(failure)?;
@@ -151,7 +143,6 @@ impl super::super::Client for Connection {
 
     fn scan(&self, from: Bytes, to: Bytes, limit: u32) -> BoxFuture<'_, Result<Vec<Row>, Failure>> {
         async move {
-            let _turn = self.turn.lock().await;
             let limit = i64::from(limit);
             let values: [&(dyn ToSql + Sync); 3] = [&from.as_ref(), &to.as_ref(), &limit];
             let rows = self
@@ -173,15 +164,12 @@ impl super::super::Client for Connection {
         async move {
             let mut backoff = Backoff::new();
             loop {
-                let run = {
-                    let _turn = self.turn.lock().await;
-                    let run = self.run(keys, change).await;
-                    if run.is_err() {
-                        // Or else the next one would find itself within this one.
-                        let _ = self.session.client.batch_execute("ROLLBACK").await;
-                    }
-                    run.map_err(failure)?
-                };
+                let run = self.run(keys, change).await;
+                if run.is_err() {
+                    // Or else the next one would find itself within this one.
+                    let _ = self.session.client.batch_execute("ROLLBACK").await;
+                }
+                let run = run.map_err(failure)?;
                 match run {
                     Run::Committed => return Ok(backoff.aborts()),
                     Run::Impossible(failure) => return Err(failure),
@@ -194,7 +182,6 @@ impl super::super::Client for Connection {
 
     fn load(&self, rows: Vec<Row>) -> BoxFuture<'_, Result<(), Failure>> {
         async move {
-            let _turn = self.turn.lock().await;
             for batch in rows.chunks(BATCH) {
                 let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_ref()).collect();
                 let values: Vec<&[u8]> = batch.iter().map(|(_, value)| value.as_ref()).collect();

@@ -77,6 +77,18 @@ impl Txn {
         buffer.into_writes()
     }
 
+    /// Whether it looked where the key is, and nothing was there; not if it writes the key itself.
+    pub fn misses(&self, key: &str) -> bool {
+        let is_missed = self.ops.iter().any(|op| match op {
+            Op::Read { key: read, found, .. } => read == key && found.is_none(),
+            Op::Scan { prefix, rows, .. } => {
+                key.starts_with(prefix.as_str()) && !rows.iter().any(|(row, _)| row == key)
+            }
+            _ => false,
+        });
+        is_missed && !self.effects().contains_key(key)
+    }
+
     /// What it wrote last to each key, without what it took back or deleted again.
     pub fn writes(&self) -> impl Iterator<Item = (&str, &str)> {
         let effects = self.effects().into_iter();

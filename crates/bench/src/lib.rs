@@ -1,6 +1,6 @@
 //! `kv-bench`: Meridian beside what one would pick instead, in one run on one machine.
 //!
-//! [`workload`] says what clients do, [`load`] when, [`system`] to whom; [`measure`] puts the three together, [`run`] and [`overload`]
+//! [`workload`] says what clients do, [`load`] when, [`system`] to whom; [`measure`] puts the three together, [`mod@run`] and [`overload`]
 //! are the commands, [`report`] shows what came of it.
 //!
 //! Invariant: workloads and load know no system, and no system knows the workload.

@@ -119,7 +119,7 @@ impl Plan {
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),
             latency: (Duration::ZERO, Duration::from_millis(slowest)),
-            tcp_capacity: *pick(rng, &[64, 1_024]),
+            tcp_capacity: *pick(rng, &[256, 1_024]),
             random_order: rng.random_bool(0.7),
             lead_ms: if rng.random_bool(0.3) {
                 None

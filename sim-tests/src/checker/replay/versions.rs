@@ -42,7 +42,36 @@ impl<'a> Versions<'a> {
             }
         }
         versions.resolve(txns, anomalies);
+        versions.resolve_deletions(txns);
         versions
+    }
+
+    /// A deletion of a transaction of which nobody knows any more what became of it cannot be read, only missed: it counts from the first
+    /// snapshot on that lacks what it deleted.
+    fn resolve_deletions(&mut self, txns: &'a [Txn]) {
+        let is_open = |txn: &&Txn| txn.outcome == Outcome::Unknown && self.commit(txn.id).is_none();
+        let mut found: Vec<(&str, Timestamp, usize)> = Vec::new();
+        for txn in txns.iter().filter(is_open) {
+            let start = txn.snapshot().unwrap_or(txn.snapshot_not_before());
+            for (key, _) in txn.effects().into_iter().filter(|(_, value)| value.is_none()) {
+                let lacks = |reader: &&Txn| {
+                    let at = reader.snapshot()?;
+                    let (_, version) = self.get(key, at)?;
+                    // A later version has nothing to do with it.
+                    let is_gone = version <= start && start < at && reader.misses(key);
+                    is_gone.then_some(at)
+                };
+                let first = txns.iter().filter_map(|reader| lacks(&reader)).min();
+                found.extend(first.map(|at| (key, at, txn.id)));
+            }
+        }
+        for (key, at, writer) in found {
+            let version = Version {
+                value: None,
+                writer: Some(writer),
+            };
+            self.keys.entry(key).or_default().entry(at).or_insert(version);
+        }
     }
 
     fn add(&mut self, txn: &'a Txn, commit: Timestamp, anomalies: &mut Vec<Anomaly>) {

@@ -354,6 +354,13 @@ impl Replication {
         }
     }
 
+    /// Whether a quorum may still take this epoch's entries as things are. A node whose disk was replaced takes none of an epoch that was
+    /// fenced before it was known: so an owner that does not fence anew gets nowhere with one of these and one that has refused.
+    pub fn can_commit(&self) -> bool {
+        let takes = |peer: &&Replica| matches!(peer.state, State::Probing { .. } | State::Streaming);
+        self.replicas.iter().filter(takes).count() >= self.quorum
+    }
+
     /// Forgets the epochs of entries up to `lsn`, which must be trimmed everywhere.
     pub fn trim(&mut self, lsn: Lsn) {
         self.log.trim(lsn.min(self.committed));

@@ -238,6 +238,10 @@ impl Task {
                 look: true,
                 ..HandOver::default()
             };
+        } else if !owner.replication.can_commit() {
+            // Nor does it ever arrive, and nobody fences anew for a last record: whoever takes over finds out whether it is in the log.
+            tracing::warn!(stream = %self.stream, "not handed over: no majority of the journal nodes accepts the last record");
+            owner.deposed = true;
         } else {
             // The last record is on its way: there is no way back.
             self.hand_over.until = Some(at + self.ctx.config.release_timeout());

@@ -149,6 +149,26 @@ fn an_owner_is_gone_when_its_lease_or_a_quorum_of_its_connections_is() {
     ));
 }
 
+/// Section 7: one node refuses and another one's disk was replaced: unless this owner fences anew nothing of it is committed any more.
+#[test]
+fn a_refusal_and_a_replaced_disk_leave_no_majority() {
+    let mut owner = Replication::new(Epoch(3), EpochRuns::new(), 2, &[None, None, None]);
+    assert_eq!(owner.append(), Position::new(3, 1));
+    for replica in [A, B, C] {
+        assert!(owner.next_to_send(replica, 10).is_some());
+    }
+    assert!(owner.can_commit());
+    let disk = DiskId(Uuid::from_u128(7));
+    assert_eq!(owner.on_reply(C, Epoch(3), Reply::Rejoining { disk }), None);
+    assert!(owner.can_commit(), "with the two others");
+    assert_eq!(
+        owner.on_reply(B, Epoch(3), Reply::Refused { promised: Epoch(4) }),
+        None
+    );
+    assert!(!owner.can_commit());
+    assert_eq!(owner.standing(), Standing::FenceAnew { above: Epoch(4) });
+}
+
 /// Section 7: an owner that one node refuses goes on with the majority and fences itself anew.
 #[test]
 fn one_refusal_is_not_the_end() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use meridian_rpc::Network;
 use meridian_rpc::internal::journal_client::JournalClient;
-use meridian_rpc::internal::{CheckpointedRequest, CommittedPosition, Position};
+use meridian_rpc::internal::{CheckpointedRequest, CommittedPosition};
 use meridian_types::NodeName;
 use tokio::time::{sleep, timeout};
 
@@ -44,10 +44,7 @@ fn request(node: &NodeName, header: &Header) -> CheckpointedRequest {
         .iter()
         .map(|(stream, progress)| CommittedPosition {
             stream: stream.0,
-            position: Some(Position {
-                epoch: progress.position.epoch.0,
-                lsn: progress.position.lsn.0,
-            }),
+            position: Some(progress.position.into()),
         });
     CheckpointedRequest {
         node: node.0.clone(),

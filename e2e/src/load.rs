@@ -2,7 +2,7 @@
 //! reads, and transactions that are begun by hand, whose every error reaches the caller because nothing runs them again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meridian_client::{Client, Error, ScanOptions, TxnOptions};
@@ -24,6 +24,7 @@ pub struct Load {
     ranges: usize,
     writers: Writers,
     stop: Arc<AtomicBool>,
+    failed: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Calls>>,
 }
 
@@ -92,15 +93,18 @@ impl Load {
     /// Of each client: a writer for every range, a reader, and two who begin their transactions by hand.
     pub fn start(clients: &[Client], ranges: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let failed = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         for (number, client) in clients.iter().enumerate() {
-            let (reads, ends) = (client.clone(), stop.clone());
+            let reads = client.clone();
+            let ends = (stop.clone(), failed.clone());
             tasks.push(tokio::spawn(repeat(ends, false, move |count| {
                 let client = reads.clone();
                 async move { read(&client, count, ranges).await }
             })));
             for hand in 0..2 {
-                let (begins, ends) = (client.clone(), stop.clone());
+                let begins = client.clone();
+                let ends = (stop.clone(), failed.clone());
                 let who = format!("{number}-{hand}");
                 tasks.push(tokio::spawn(repeat(ends, true, move |count| {
                     let (client, who) = (begins.clone(), who.clone());
@@ -113,8 +117,14 @@ impl Load {
             ranges,
             writers: Writers::start(clients, ranges, PAUSE),
             stop,
+            failed,
             tasks,
         }
+    }
+
+    /// How many reads and transactions by hand ended with an error so far.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
     }
 
     /// How many appends were acknowledged so far.
@@ -148,7 +158,11 @@ impl Load {
     }
 }
 
-async fn repeat<F>(stop: Arc<AtomicBool>, by_hand: bool, call: impl Fn(u64) -> F) -> Calls
+async fn repeat<F>(
+    (stop, failed): (Arc<AtomicBool>, Arc<AtomicU64>),
+    by_hand: bool,
+    call: impl Fn(u64) -> F,
+) -> Calls
 where
     F: Future<Output = Result<(), Error>>,
 {
@@ -167,7 +181,10 @@ where
                 calls.gaps.push((Instant::now(), last.elapsed()));
                 last = Instant::now();
             }
-            Err(error) => calls.errors.push((Instant::now(), error.to_string())),
+            Err(error) => {
+                failed.fetch_add(1, Ordering::SeqCst);
+                calls.errors.push((Instant::now(), error.to_string()));
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,4 +1,5 @@
-//! Every process of a cluster is restarted, one after the other, under load: no call of a client fails.
+//! Every process of a cluster is restarted, one after the other, under load: no call of a client fails. And what the same load is
+//! told when a process gets no time to say goodbye, without which the first would show nothing.
 
 use std::time::{Duration, Instant};
 
@@ -69,4 +70,40 @@ async fn every_node_of_a_cluster_with_two_of_each_kind_in_a_region() {
         ..RegionLayout::default()
     })
     .await;
+}
+
+/// Kills of the region's only query processor until a client is told, at most: each finds several transactions open, but one that has
+/// neither read nor written yet may be begun elsewhere without a word.
+const KILLS: usize = 10;
+
+/// The contrast: SIGKILL takes the open transactions with it, and this load notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_drain_open_transactions_fail() {
+    let mut cluster = Cluster::start_regions(RegionLayout {
+        ranges: RANGES,
+        ..RegionLayout::default()
+    })
+    .await;
+    let clients = [cluster.client_in("a"), cluster.client_in("b")];
+    let load = Load::start(&clients, RANGES);
+    tokio::time::sleep(STEADY).await;
+    let node = cluster.nodes_of("a", "query").remove(0);
+    for _ in 0..KILLS {
+        cluster.kill(&node);
+        tokio::time::sleep(STEADY / 4).await;
+        cluster.start_node(&node);
+        cluster.wait_until_ready(&node).await;
+        tokio::time::sleep(STEADY / 4).await;
+        if load.failed() > 0 {
+            break;
+        }
+    }
+    let errors = load.stop().await.errors();
+    for (_, error) in &errors {
+        println!("{error}");
+    }
+    assert!(
+        !errors.is_empty(),
+        "{KILLS} kills, and no open transaction failed"
+    );
 }

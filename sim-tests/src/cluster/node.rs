@@ -58,6 +58,8 @@ pub struct Node {
     process: RefCell<Option<Process>>,
     is_paused: Cell<bool>,
     loss: Cell<Loss>,
+    /// A storage node that began anew without a word of it: what it once said it holds may be trimmed while it follows.
+    has_lost_store: Cell<bool>,
     /// How often it was started: each process draws other random numbers.
     starts: Cell<u64>,
     /// Asks the present process to stop.
@@ -83,6 +85,7 @@ impl Node {
             process: RefCell::default(),
             is_paused: Cell::default(),
             loss: Cell::default(),
+            has_lost_store: Cell::default(),
             starts: Cell::new(0),
             stop: RefCell::default(),
         }
@@ -137,6 +140,17 @@ impl Node {
         self.loss.set(Loss::Expected);
     }
 
+    /// It begins with an empty store.
+    pub fn lose_store(&self) {
+        self.disk.lose();
+        self.has_lost_store.set(true);
+    }
+
+    /// Whether this end is one that decision 29 allows (4.), after which the next process is filled from a checkpoint.
+    fn is_to_be_filled(&self, failure: &ServiceFailure) -> bool {
+        self.has_lost_store.get() && failure.what.contains("it is then filled from a checkpoint")
+    }
+
     /// Whether it refused its disk and was not told yet what to do; then it is told to begin anew.
     pub fn is_told_to_begin_anew(&self) -> bool {
         let has_refused = self.loss.get() == Loss::Refused;
@@ -178,6 +192,9 @@ impl Node {
             }
             Err(failure) if self.disk.excuses_failure() => {
                 tracing::info!(%failure, "gives up, and may: its disk gave it reason to");
+            }
+            Err(failure) if self.is_to_be_filled(&failure) => {
+                tracing::info!(%failure, "ends, to be filled");
             }
             Err(failure) => self.shared.alarm(format!("{} gave up: {failure}", self.name())),
         }

@@ -118,7 +118,7 @@ impl Faults {
         tracing::info!(node = node.name(), "fault: {}", Kind::StorageLoss);
         self.count(Kind::StorageLoss.to_string());
         self.power_off(sim, cluster, index);
-        node.disk.lose();
+        node.lose_store();
         self.restart_later(index);
     }
 

@@ -29,7 +29,7 @@ pub type FjallStore = TreeStore<FjallTree>;
 pub struct FjallTree {
     keyspace: Keyspace,
     partition: PartitionHandle,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl FjallStore {
@@ -53,7 +53,17 @@ impl FjallStore {
     }
 }
 
-fn lock(dir: &Path, own: &Path) -> Result<File> {
+/// The directory is ours as long as it lives.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: while another thread starts a process, that has the file as well for a moment.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(dir: &Path, own: &Path) -> Result<Lock> {
     let made = fs::create_dir_all(own).and_then(|()| {
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
@@ -61,7 +71,7 @@ fn lock(dir: &Path, own: &Path) -> Result<File> {
     });
     let file = made.map_err(|error| unusable(dir, &error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: dir.to_owned() }),
         Err(error) => Err(unusable(dir, &error)),
     }

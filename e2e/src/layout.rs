@@ -21,6 +21,8 @@ pub struct Layout {
     pub ranges: usize,
     /// Whether the processes publish metrics.
     pub metrics: bool,
+    /// Whether the storage nodes keep their versions in fjall instead of sled.
+    pub fjall: bool,
 }
 
 impl Default for Layout {
@@ -34,6 +36,7 @@ impl Default for Layout {
             routers: 2,
             ranges: 1,
             metrics: false,
+            fjall: false,
         }
     }
 }
@@ -128,7 +131,9 @@ pub(crate) fn one_region(directory: &Path, layout: Layout) -> Configured {
     }) {
         write!(text, "[[cluster.range]]\nstart = \"{start}\"\n").expect("a string");
     }
-    configured(directory, text, wanted, layout.metrics, None)
+    let storage = layout.fjall.then(|| "engine = \"fjall\"".to_owned());
+    let settings = storage.map(|setting| ("storage", setting));
+    configured(directory, text, wanted, layout.metrics, settings)
 }
 
 pub(crate) fn regions(directory: &Path, layout: RegionLayout) -> Configured {
@@ -168,16 +173,18 @@ pub(crate) fn regions(directory: &Path, layout: RegionLayout) -> Configured {
     });
     let witness = ("journal-w1".to_owned(), "w".to_owned(), "journal");
     let nodes = active.chain([witness]);
-    configured(directory, text, nodes, false, layout.connection_age_ms)
+    let age = layout.connection_age_ms;
+    let settings = age.map(|age| ("router", format!("max_connection_age_ms = {age}")));
+    configured(directory, text, nodes, false, settings)
 }
 
-/// The nodes, each with an address of its own on loopback. No region is named where it is empty.
+/// The nodes, each with an address of its own on loopback. No region is named where it is empty. `settings` are a role's.
 fn configured(
     directory: &Path,
     mut text: String,
     wanted: impl Iterator<Item = (String, String, &'static str)>,
     has_metrics: bool,
-    connection_age_ms: Option<u64>,
+    settings: Option<(&'static str, String)>,
 ) -> Configured {
     let (mut nodes, mut sockets) = (Vec::new(), Vec::new());
     for (name, region, role) in wanted {
@@ -198,12 +205,10 @@ fn configured(
             metrics,
         };
         text.push_str(&section(directory, &node));
-        if let (Some(age), "router") = (connection_age_ms, role) {
-            writeln!(
-                text,
-                "settings = {{ router = {{ max_connection_age_ms = {age} }} }}"
-            )
-            .expect("a string");
+        if let Some((whose, setting)) = &settings
+            && *whose == role
+        {
+            writeln!(text, "settings = {{ {role} = {{ {setting} }} }}").expect("a string");
         }
         nodes.push(node);
     }

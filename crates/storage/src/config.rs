@@ -6,6 +6,8 @@ use std::time::Duration;
 use meridian_types::{ClusterId, KeyRange, NodeName, limits};
 use serde::{Deserialize, Serialize};
 
+use crate::store::Engine;
+
 /// The configuration of a storage node. All of it is the process's own choice: nodes of one cluster may
 /// differ.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +27,8 @@ pub struct Config {
     /// cluster's configuration says.
     #[serde(skip)]
     pub peers: Vec<Peer>,
+    /// What keeps the versions: `sled` or `fjall`. A directory that the other one has written is refused.
+    pub engine: Engine,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
@@ -64,8 +68,8 @@ pub struct Config {
     /// A closure that the owner said it sent and that did not arrive is asked for again after this, in
     /// milliseconds.
     pub close_again_ms: u64,
-    /// How often applied versions are written out, in milliseconds. What is lost in a crash is read from the
-    /// journal again.
+    /// How often sled writes out what was applied, in milliseconds; fjall hands each batch to the operating system at once. What is
+    /// lost in a crash is read from the journal again.
     pub flush_interval_ms: u64,
     /// How often all versions are written to a checkpoint, in milliseconds, if anything was applied since. A large store is written
     /// less often: at most a twentieth of the time goes into it. The journal is kept for at least as long.
@@ -103,6 +107,7 @@ impl Default for Config {
             cluster: None,
             keys: KeyRange::all(),
             peers: Vec::new(),
+            engine: Engine::default(),
             cache_bytes: 128 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,

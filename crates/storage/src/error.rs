@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use meridian_types::{ClusterId, Position, StreamId};
 
+use crate::store::Engine;
+
 /// The version store failed. None of these loses data: the journal has everything.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -33,6 +35,20 @@ pub enum StoreError {
         found: String,
         /// What this node writes and reads.
         ours: u32,
+    },
+    /// Kept by another engine than the configuration asks for.
+    #[error(
+        "the versions in {} are kept by {found}, the configuration asks for {wanted}. Nothing was changed: set `engine = \"{found}\"` in \
+         [node.settings.storage] to go on with them, or empty the directory (`checkpoint/` in it may stay), it is rebuilt by {wanted}",
+        .dir.display()
+    )]
+    OtherEngine {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Whose files were found there.
+        found: Engine,
+        /// What the node is to keep its versions in.
+        wanted: Engine,
     },
     /// Of another cluster.
     #[error(

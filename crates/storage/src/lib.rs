@@ -5,7 +5,7 @@
 //! | `checkpoint` | all versions in a file of our own: written, verified, told of, sent to peers |
 //! | `fill` | the store from a checkpoint, where the journal was trimmed |
 //! | `applier`, `intake` | follows the journal's feed; checks, gathers and applies it (R14, I3, I6) |
-//! | [`store`] | keeps the versions, in sled or in memory |
+//! | [`store`] | keeps the versions, in sled, in fjall or in memory |
 //! | `reads` | answers: waits for closures (R5), evaluates (R6), waits for the clock (R4) |
 //! | `closer` | asks the owners to close ranges for the reads that wait (R15) |
 //! | `retention` | drops what nobody can read any more |
@@ -33,3 +33,4 @@ pub mod store;
 pub use config::{Config, Peer, Writer};
 pub use error::{FeedFault, StoreError};
 pub use service::{run, start, start_with_store};
+pub use store::Engine;

@@ -1,7 +1,6 @@
 //! A running storage node: its tasks, its RPCs, its status.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use crate::error::{CheckpointFault, StoreError};
 use crate::reads::Reads;
 use crate::retention::Retention;
 use crate::shared::Shared;
-use crate::store::{SledStore, VersionStore};
+use crate::store::VersionStore;
 
 const ROLE: &str = "storage";
 /// The directory of the checkpoint, beside the store's files.
@@ -50,8 +49,7 @@ pub async fn start(
     let dir = config.data_dir.join(CHECKPOINTS);
     let files =
         RealFiles::new(&dir).map_err(|error| failure(format!("cannot open {}: {error}", dir.display())))?;
-    let (store, files) = (Arc::new(store), Arc::new(files));
-    start_with_store(config, env, owners, journals, store, files, shutdown)
+    start_with_store(config, env, owners, journals, store, Arc::new(files), shutdown)
 }
 
 /// Starts a storage node on a store of the caller's (a [`crate::store::MemoryStore`] in simulations), with its checkpoint in `files`.
@@ -142,21 +140,15 @@ pub async fn run(
     served.map_err(failure)
 }
 
-async fn open(config: &Config, shutdown: &CancellationToken) -> Result<SledStore, StoreError> {
-    let dir: &Path = &config.data_dir;
+async fn open(config: &Config, shutdown: &CancellationToken) -> Result<Arc<dyn VersionStore>, StoreError> {
     let mut patience = LOCK_PATIENCE;
     loop {
-        match SledStore::open(dir, config.cache_bytes, config.flush_interval_ms) {
+        match config.engine.open(config) {
             Err(StoreError::Locked { .. }) if !patience.is_zero() && !shutdown.is_cancelled() => {
                 patience = patience.saturating_sub(LOCK_PAUSE);
                 sleep(LOCK_PAUSE).await;
             }
-            Err(error) => return Err(error),
-            Ok(store) => {
-                config.cluster.map_or(Ok(()), |cluster| store.claim(cluster))?;
-                store.claim_keys(&config.keys)?;
-                return Ok(store);
-            }
+            opened => return opened,
         }
     }
 }

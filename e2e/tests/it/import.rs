@@ -37,10 +37,20 @@ fn records(lines: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_survives_kill_9_of_everything() {
+    survives_kill_9(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_into_fjall_survives_kill_9_of_everything() {
+    survives_kill_9(true).await;
+}
+
+async fn survives_kill_9(fjall: bool) {
     let mut cluster = Cluster::start(Layout {
         routers: 1,
         storages: 1,
         queries: 1,
+        fjall,
         ..Layout::default()
     })
     .await;
@@ -79,6 +89,8 @@ async fn an_import_survives_kill_9_of_everything() {
             .all(|(key, value)| expected.get(key) == Some(value))
     );
     println!("{} of {RECORDS} records were there after the kill", partial.len());
+    let is_fjall = cluster.directory().join("storage-1/storage/fjall").exists();
+    assert_eq!(is_fjall, fjall, "the engine that was asked for");
 
     // Running it again completes it; and that survives as well.
     stdout(kv_cli(&cluster).arg("import").arg(&input));

@@ -147,6 +147,11 @@ pub(super) fn progress_key(stream: StreamId) -> Vec<u8> {
     [PROGRESS_PREFIX, &stream.0.to_be_bytes()].concat()
 }
 
+/// Before and after the progress of all streams.
+pub(super) fn progress_bounds() -> (Vec<u8>, Vec<u8>) {
+    (PROGRESS_PREFIX.to_vec(), vec![META, b'p' + 1])
+}
+
 pub(super) fn progress_stream(key: &[u8]) -> Option<StreamId> {
     let stream = key.strip_prefix(PROGRESS_PREFIX)?;
     Some(StreamId(number(stream)?))

@@ -10,10 +10,13 @@
 //! be read (R6).
 
 mod encoding;
+mod engine;
+mod fjall_store;
 mod memory;
 mod sled_store;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,6 +28,8 @@ use meridian_types::{Key, KeyRange, Position, StreamId, Timestamp};
 use crate::error::StoreError;
 
 pub(crate) use encoding::{decode_key_range, key_range as encode_key_range};
+pub use engine::Engine;
+pub use fjall_store::FjallStore;
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;
 

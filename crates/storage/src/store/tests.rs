@@ -1,6 +1,8 @@
-//! One suite for every store, and a plain model that both must agree with.
+//! One suite for every store, and a plain model that all must agree with.
 
+mod crash;
 mod lives;
+mod on_disk;
 
 use std::collections::BTreeMap;
 
@@ -8,11 +10,19 @@ use proptest::prelude::*;
 
 use super::*;
 
+const CACHE_BYTES: u64 = 1 << 20;
+const FLUSH_INTERVAL_MS: u64 = 1_000;
+
 /// Each store, fresh, under its name.
 fn each(test: impl Fn(&str, &dyn VersionStore)) {
     test("memory", &MemoryStore::new());
     let dir = tempfile::tempdir().unwrap();
-    test("sled", &SledStore::open(dir.path(), 1 << 20, 1_000).unwrap());
+    test(
+        "sled",
+        &SledStore::open(dir.path(), CACHE_BYTES, FLUSH_INTERVAL_MS).unwrap(),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    test("fjall", &FjallStore::open(dir.path(), CACHE_BYTES).unwrap());
 }
 
 fn batch(writes: &[(&str, u64, Option<&str>)]) -> AppliedBatch {
@@ -180,6 +190,22 @@ fn all_versions_are_visited_in_order_and_a_store_that_is_filled_says_so_until_th
 }
 
 #[test]
+fn what_is_applied_while_a_store_is_cleared_goes_as_well() {
+    each(|name, store| {
+        let keys: Vec<String> = (0..20).map(|key| format!("{key:02}")).collect();
+        let writes: Vec<_> = keys.iter().map(|key| (key.as_str(), 1, Some("x"))).collect();
+        store.apply(&batch(&writes)).unwrap();
+        assert!(!store.clear(10).unwrap(), "{name}");
+        store.apply(&batch(&writes[..5])).unwrap();
+        assert!(!store.clear(10).unwrap(), "{name}");
+        while !store.clear(10).unwrap() {}
+        assert_eq!(all_versions(store, 9), [], "{name}");
+        store.apply(&batch(&writes[..5])).unwrap();
+        assert_eq!(all_versions(store, 9).len(), 5, "{name}");
+    });
+}
+
+#[test]
 fn many_versions_of_one_key_are_skipped_not_counted_through() {
     each(|name, store| {
         for timestamp in 1..=200 {
@@ -295,82 +321,6 @@ fn a_crash_of_the_memory_store_loses_a_tail_of_whole_batches() {
     assert_eq!(
         store.newest(b"a", Timestamp::MAX).unwrap().unwrap().timestamp,
         Timestamp(2)
-    );
-}
-
-#[test]
-fn sled_keeps_what_was_applied_and_refuses_what_it_does_not_understand() {
-    let dir = tempfile::tempdir().unwrap();
-    let open = || SledStore::open(dir.path(), 1 << 20, 1_000);
-    {
-        let store = open().unwrap();
-        store.apply(&batch(&[("a", 1, Some("1"))])).unwrap();
-        store.flush().unwrap();
-        assert!(
-            matches!(open(), Err(StoreError::Locked { .. })),
-            "two processes at once"
-        );
-        store.close();
-    }
-    let store = open().unwrap();
-    assert_eq!(
-        store.newest(b"a", Timestamp(1)).unwrap().unwrap().value.unwrap(),
-        "1"
-    );
-    store
-        .db
-        .insert(encoding::FORMAT_KEY, &2_u32.to_be_bytes())
-        .unwrap();
-    store.close();
-    let refused = open().map(|_| ()).unwrap_err().to_string();
-    assert!(
-        refused.contains("format 2") && refused.contains(dir.path().to_str().unwrap()),
-        "{refused}"
-    );
-    let raw = SledStore {
-        dir: dir.path().to_owned(),
-        db: sled::open(dir.path()).unwrap(),
-    };
-    raw.db.remove(encoding::FORMAT_KEY).unwrap();
-    raw.close();
-    assert!(
-        matches!(open(), Err(StoreError::UnknownFormat { .. })),
-        "foreign content"
-    );
-}
-
-#[test]
-fn a_store_that_cannot_be_used_says_that_it_may_be_emptied() {
-    let dir = tempfile::tempdir().unwrap();
-    let says_so = |error: StoreError| {
-        let text = error.to_string();
-        assert!(
-            text.contains("empty this directory") && text.contains(dir.path().to_str().unwrap()),
-            "{text}"
-        );
-    };
-    let file = dir.path().join("not-a-directory");
-    std::fs::write(&file, b"x").unwrap();
-    says_so(SledStore::open(&file, 1 << 20, 1_000).map(|_| ()).unwrap_err());
-    let versions = dir.path().join("versions");
-    let store = SledStore::open(&versions, 1 << 20, 1_000).unwrap();
-    let place = encoding::version(b"a", Timestamp(1));
-    store.db.insert(place, b"\x07 is no tag").unwrap();
-    store.close();
-    let store = SledStore::open(&versions, 1 << 20, 1_000).unwrap();
-    says_so(store.newest(b"a", Timestamp(1)).unwrap_err());
-    let walked = store.walk(
-        &KeyRange::all(),
-        Timestamp(1),
-        Direction::Forward,
-        9,
-        &mut |_, _| ControlFlow::Break(()),
-    );
-    says_so(walked.unwrap_err());
-    says_so(
-        store
-            .sweep(&KeyRange::all(), Timestamp(1), Timestamp(1), 9)
-            .unwrap_err(),
     );
 }
 

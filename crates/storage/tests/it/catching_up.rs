@@ -224,5 +224,12 @@ async fn a_directory_in_use_is_refused_with_a_reason() {
     let node = world.start_in("st1", dir.path()).await;
     let opened = meridian_storage::store::SledStore::open(dir.path(), 1 << 20, 500);
     assert!(matches!(opened, Err(meridian_storage::StoreError::Locked { .. })));
+    let other = meridian_storage::Config {
+        data_dir: dir.path().to_owned(),
+        engine: meridian_storage::Engine::Fjall,
+        ..world.config()
+    };
+    let refused = world.try_start("st1", other).await.map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("kept by sled"), "{refused}");
     node.stop().await;
 }

@@ -11,7 +11,7 @@ use meridian_rpc::internal::storage_client::StorageClient;
 use meridian_rpc::internal::storage_server::StorageServer;
 use meridian_rpc::{FaultPoints, KvError};
 use meridian_storage::store::{AppliedBatch, MemoryStore, VersionStore, VersionWrite};
-use meridian_storage::{Config, Peer};
+use meridian_storage::{Config, Engine, Peer};
 use meridian_types::{KeyRange, Timestamp};
 use tonic::service::RoutesBuilder;
 
@@ -138,6 +138,15 @@ async fn a_new_node_is_filled_by_a_peer_and_serves_and_counts() {
 
 #[tokio::test]
 async fn the_same_in_sled_whose_checkpoint_outlives_an_emptied_directory() {
+    outlives_an_emptied_directory(Engine::Sled).await;
+}
+
+#[tokio::test]
+async fn the_same_in_fjall_whose_checkpoint_outlives_an_emptied_directory() {
+    outlives_an_emptied_directory(Engine::Fjall).await;
+}
+
+async fn outlives_an_emptied_directory(engine: Engine) {
     let world = World::new();
     history(&world);
     let (first, _) = first_node(&world).await;
@@ -145,6 +154,7 @@ async fn the_same_in_sled_whose_checkpoint_outlives_an_emptied_directory() {
     let dir = tempfile::tempdir().unwrap();
     let with_peers = |peers: &[&'static str]| Config {
         data_dir: dir.path().to_owned(),
+        engine,
         ..config(&world, peers)
     };
     let second = world.try_start("st2", with_peers(&["st1"])).await.unwrap();

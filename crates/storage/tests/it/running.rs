@@ -1,14 +1,13 @@
 //! The node as a process runs it, and with several threads.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meridian_rpc::Listener;
 use meridian_rpc::internal::ScanKeys;
 use meridian_storage::Config;
-use meridian_storage::store::{AppliedBatch, Direction, SledStore, VersionStore, VersionWrite};
+use meridian_storage::store::{AppliedBatch, Direction, FjallStore, SledStore, VersionStore, VersionWrite};
 use meridian_types::{ClusterId, Key, KeyRange, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +109,12 @@ fn expected(n: u64, at: u64) -> Option<Bytes> {
 #[test]
 fn scans_see_their_snapshot_while_versions_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(SledStore::open(dir.path(), 1 << 20, 1_000).unwrap());
+    scans_see_their_snapshot(&SledStore::open(dir.path(), 1 << 20, 1_000).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    scans_see_their_snapshot(&FjallStore::open(dir.path(), 1 << 20).unwrap());
+}
+
+fn scans_see_their_snapshot(store: &dyn VersionStore) {
     let (closed, horizon, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -140,7 +144,7 @@ fn scans_see_their_snapshot_while_versions_come_and_go() {
             }
         });
         for direction in [Direction::Forward, Direction::Reverse] {
-            let (store, closed, horizon, done) = (&store, &closed, &horizon, &done);
+            let (closed, horizon, done) = (&closed, &horizon, &done);
             scope.spawn(move || {
                 let mut answered = 0;
                 while !done.load(Ordering::SeqCst) || answered == 0 {

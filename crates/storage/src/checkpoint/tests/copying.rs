@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::fill::Filler;
 use crate::retention::Retention;
 use crate::shared::Shared;
-use crate::store::{AppliedBatch, MemoryStore, Progress, SledStore, VersionStore, VersionWrite};
+use crate::store::{AppliedBatch, FjallStore, MemoryStore, Progress, SledStore, VersionStore, VersionWrite};
 
 const START: u64 = 1_000_000_000_000;
 const MILLI: u64 = 1_000_000;
@@ -240,17 +240,21 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn the_same_in_sled(
+    fn the_same_on_disk(
         history in prop::collection::vec((any::<bool>(), 0..KEYS.len(), any::<bool>()), 20..40),
         lags in (0..12_usize, 0..12_usize),
         begin in 5..30_u64,
     ) {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let store = |dir: &tempfile::TempDir| -> Arc<dyn VersionStore> {
+        let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let sled = |dir: &tempfile::TempDir| -> Arc<dyn VersionStore> {
             Arc::new(SledStore::open(dir.path(), 1 << 20, 1_000).unwrap())
         };
-        let stores = [store(&dirs[0]), store(&dirs[1])];
-        in_simulated_time(compare(&history, lags, begin, 2, stores));
+        let fjall = |dir: &tempfile::TempDir| -> Arc<dyn VersionStore> {
+            Arc::new(FjallStore::open(dir.path(), 1 << 20).unwrap())
+        };
+        for stores in [[sled(&dirs[0]), sled(&dirs[1])], [fjall(&dirs[2]), fjall(&dirs[3])]] {
+            in_simulated_time(compare(&history, lags, begin, 2, stores));
+        }
     }
 }
 

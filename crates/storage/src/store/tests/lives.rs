@@ -111,6 +111,8 @@ proptest! {
         let store = MemoryStore::new();
         live(&store, |kept| store.crash(kept), &log, &lives);
         let dir = tempfile::tempdir().unwrap();
-        live(&SledStore::open(dir.path(), 1 << 20, 1_000).unwrap(), |_| {}, &log, &lives);
+        live(&SledStore::open(dir.path(), CACHE_BYTES, FLUSH_INTERVAL_MS).unwrap(), |_| {}, &log, &lives);
+        let dir = tempfile::tempdir().unwrap();
+        live(&FjallStore::open(dir.path(), CACHE_BYTES).unwrap(), |_| {}, &log, &lives);
     }
 }

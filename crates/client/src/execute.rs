@@ -170,6 +170,10 @@ impl Execute {
             Ok(_) => KvError::internal("a transaction was answered with something else"),
             Err(Failure::Kv(error)) if error.is_definite() => return Err(error.into()),
             Err(Failure::Kv(error)) => error,
+            Err(Failure::NotSent) => {
+                let why = "the deadline passed before it was sent: too much is under way".to_owned();
+                return Err(KvError::Aborted { why }.into());
+            }
             Err(Failure::Lost(why)) => KvError::Aborted { why },
             Err(Failure::Timeout) => KvError::DeadlineExceeded {
                 waiting_for: "the transaction".to_owned(),

@@ -2,7 +2,8 @@
 //! waits for them.
 //!
 //! Invariant: an operation's number is drawn and its place in the queue is taken under one lock, so numbers
-//! rise on the wire. What may be queued is bounded in operations and in bytes.
+//! rise on the wire. What may be queued is bounded in operations and in bytes; what is to be answered waits here, not on the way, while
+//! the server has as much to do as it says that it takes: whoever gives up meanwhile costs nobody anything.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,8 @@ pub(crate) enum Failure {
     Lost(String),
     /// The deadline passed.
     Timeout,
+    /// It passed before the operation was sent: nobody has seen that.
+    NotSent,
     /// The server refused.
     Kv(KvError),
 }
@@ -64,6 +67,8 @@ pub(crate) struct Session {
     opened: Instant,
     queue: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
+    /// Operations that the server may be asked to answer beside those that it was.
+    places: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
@@ -78,14 +83,20 @@ struct Shared {
 struct State {
     last_op: u64,
     last_txn: u64,
-    waiters: BTreeMap<u64, Waiter>,
+    waiters: BTreeMap<u64, Waiting>,
     /// Since when those operations are waited for whose answer is due, by their number, which rises with the time.
     due: BTreeMap<u64, Instant>,
     lost: Option<String>,
 }
 
+/// Who waits for an answer, and the operation's place among those that are to be answered.
+struct Waiting {
+    waiter: Waiter,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
 impl State {
-    fn forget(&mut self, id: u64) -> Option<Waiter> {
+    fn forget(&mut self, id: u64) -> Option<Waiting> {
         self.due.remove(&id);
         self.waiters.remove(&id)
     }
@@ -131,7 +142,12 @@ impl Session {
         });
         rest.into_iter().for_each(|reply| shared.dispatch(reply));
         tokio::spawn(read(replies, shared.clone()));
+        let places = match usize::try_from(hello.operations) {
+            Ok(places) if places > 0 => places.min(Semaphore::MAX_PERMITS),
+            _ => Semaphore::MAX_PERMITS,
+        };
         Ok(Self {
+            places: Arc::new(Semaphore::new(places)),
             hello,
             endpoint: name.clone(),
             opened: Instant::now(),
@@ -244,7 +260,7 @@ impl Session {
         self.send(txn, deadline, op, Some(Waiter::Many(answers))).await
     }
 
-    /// Sends an operation that is not answered. Waits only while the queue is full.
+    /// Sends an operation that is not answered by itself. Waits only while the queue is full.
     pub(crate) async fn post(&self, txn: u64, deadline: Instant, op: Op) -> Result<u64, Failure> {
         self.send(txn, deadline, op, None).await
     }
@@ -258,7 +274,8 @@ impl Session {
         let Ok(place) = self.queue.try_reserve() else {
             return false;
         };
-        self.shared.enqueue(place, txn, 0, op, bytes, room, None).is_ok()
+        let outgoing = (op, bytes, room);
+        self.shared.enqueue(place, txn, 0, outgoing, None).is_ok()
     }
 
     /// No more replies of this operation are wanted.
@@ -275,21 +292,32 @@ impl Session {
     ) -> Result<u64, Failure> {
         let bytes = size(&op);
         let admitted = async {
+            let place = match &waiter {
+                // An open scan does nothing between its pages.
+                Some(_) if !matches!(op, Op::Scan(_) | Op::ScanNext(_)) => {
+                    Some(self.places.clone().acquire_owned().await.ok()?)
+                }
+                _ => None,
+            };
+            let waiting = waiter.map(|waiter| Waiting {
+                waiter,
+                _place: place,
+            });
             let room = self.room.clone().acquire_many_owned(share(bytes)).await.ok()?;
             let place = self.queue.reserve().await.ok()?;
-            Some((room, place))
+            Some((waiting, room, place))
         };
-        let (room, place) = tokio::select! {
+        let (waiting, room, place) = tokio::select! {
             biased;
             () = self.shared.lost.cancelled() => return Err(self.shared.failure()),
             admitted = timeout_at(deadline, admitted) => match admitted {
                 Ok(admitted) => admitted.ok_or_else(|| self.shared.failure())?,
-                Err(_) => return Err(Failure::Timeout),
+                Err(_) => return Err(Failure::NotSent),
             },
         };
         let timeout_ms = millis(deadline.saturating_duration_since(Instant::now())).max(1);
         self.shared
-            .enqueue(place, txn, timeout_ms, op, bytes, room, waiter)
+            .enqueue(place, txn, timeout_ms, (op, bytes, room), waiting)
     }
 }
 
@@ -298,16 +326,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn enqueue(
         &self,
         place: mpsc::Permit<'_, Outgoing>,
         txn: u64,
         timeout_ms: u64,
-        op: Op,
-        bytes: usize,
-        room: OwnedSemaphorePermit,
-        waiter: Option<Waiter>,
+        (op, bytes, room): (Op, usize, OwnedSemaphorePermit),
+        waiting: Option<Waiting>,
     ) -> Result<u64, Failure> {
         let mut state = self.lock();
         if let Some(why) = &state.lost {
@@ -315,8 +340,8 @@ impl Shared {
         }
         state.last_op += 1;
         let id = state.last_op;
-        if let Some(waiter) = waiter {
-            state.waiters.insert(id, waiter);
+        if let Some(waiting) = waiting {
+            state.waiters.insert(id, waiting);
             // A scan's pages are asked for one by one.
             if !matches!(op, Op::Scan(_)) {
                 state.due.insert(id, Instant::now());
@@ -346,18 +371,19 @@ impl Shared {
             ))),
         };
         let mut state = self.lock();
-        match state.waiters.remove(&reply.id) {
-            Some(Waiter::Once(sender)) => {
-                state.due.remove(&reply.id);
-                let _ = sender.send(answer);
+        // A commit is under way until its caller forgets it: its first answer is only the token.
+        let goes_on = match state.waiters.get(&reply.id).map(|waiting| &waiting.waiter) {
+            Some(Waiter::Many(sender)) => sender.try_send(answer).is_ok(),
+            Some(Waiter::Once(_)) => {
+                if let Some(Waiter::Once(sender)) = state.forget(reply.id).map(|waiting| waiting.waiter) {
+                    let _ = sender.send(answer);
+                }
+                return;
             }
-            // A commit is under way until its caller forgets it: its first answer is only the token.
-            Some(Waiter::Many(sender)) if sender.try_send(answer).is_ok() => {
-                state.waiters.insert(reply.id, Waiter::Many(sender));
-            }
-            Some(Waiter::Many(_)) | None => {
-                state.due.remove(&reply.id);
-            }
+            None => false,
+        };
+        if !goes_on {
+            state.forget(reply.id);
         }
     }
 
@@ -370,9 +396,9 @@ impl Shared {
             std::mem::take(&mut state.waiters)
         };
         self.lost.cancel();
-        for waiter in waiters.into_values() {
+        for waiting in waiters.into_values() {
             let failure = Err(Failure::Lost(why.clone()));
-            match waiter {
+            match waiting.waiter {
                 Waiter::Once(sender) => drop(sender.send(failure)),
                 Waiter::Many(sender) => drop(sender.try_send(failure)),
             }

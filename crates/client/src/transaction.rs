@@ -90,7 +90,7 @@ impl Transaction {
             .await
         {
             Ok(id) => id,
-            Err(Failure::Timeout) => {
+            Err(Failure::NotSent) => {
                 let why = "the deadline passed before the commit was sent".to_owned();
                 return Err(KvError::Aborted { why }.into());
             }
@@ -152,7 +152,7 @@ impl Transaction {
             Outcome::Aborted => Err(KvError::Aborted {
                 why: match doubt {
                     Failure::Lost(why) => format!("the connection was lost at commit: {why}"),
-                    Failure::Timeout => "the commit was not decided in time".to_owned(),
+                    Failure::Timeout | Failure::NotSent => "the commit was not decided in time".to_owned(),
                     Failure::Kv(error) => error.to_string(),
                 },
             }

@@ -142,7 +142,7 @@ impl Open {
             Failure::Lost(why) => KvError::Aborted {
                 why: format!("the connection to {} was lost: {why}", self.session.endpoint),
             },
-            Failure::Timeout => KvError::DeadlineExceeded {
+            Failure::Timeout | Failure::NotSent => KvError::DeadlineExceeded {
                 waiting_for: doing.to_owned(),
             },
             // Its commit was not asked for yet, so it is certain that it is gone.

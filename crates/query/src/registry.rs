@@ -1,6 +1,6 @@
 //! The transactions of this node: those open, and for a while those that ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -22,11 +22,12 @@ pub(crate) struct Registry {
     known: Mutex<Known>,
 }
 
-/// Invariant: `finished` names each ended transaction of `txns` once, the oldest first; an id whose
-/// `generation` differs was begun again since.
+/// Invariant: `unfinished` names those of `txns` that have not ended (the others are many more, and are not looked at in vain);
+/// `finished` names each ended one once, the oldest first; an id whose `generation` differs was begun again since.
 #[derive(Default)]
 struct Known {
     txns: BTreeMap<TxnId, (u64, Arc<Txn>)>,
+    unfinished: BTreeSet<(TxnId, u64)>,
     finished: VecDeque<(TxnId, u64)>,
     next_generation: u64,
 }
@@ -104,6 +105,7 @@ impl Registry {
             generation,
         }));
         known.txns.insert(id, (generation, txn.clone()));
+        known.unfinished.insert((id, generation));
         Ok(txn)
     }
 
@@ -117,6 +119,7 @@ impl Registry {
     fn on_end(&self, id: TxnId, generation: u64) {
         let mut freed = Vec::new();
         let mut known = self.lock();
+        known.unfinished.remove(&(id, generation));
         known.finished.push_back((id, generation));
         while known.finished.len() > self.max_finished {
             let Some((oldest, generation)) = known.finished.pop_front() else {
@@ -142,7 +145,7 @@ impl Registry {
     /// All transactions that have not ended.
     pub(crate) fn unfinished(&self) -> Vec<Arc<Txn>> {
         let known = self.lock();
-        let all = known.txns.values().map(|(_, txn)| txn);
-        all.filter(|txn| txn.ending().is_none()).cloned().collect()
+        let all = known.unfinished.iter().filter_map(|(id, _)| known.txns.get(id));
+        all.map(|(_, txn)| txn.clone()).collect()
     }
 }

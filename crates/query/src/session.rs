@@ -67,6 +67,7 @@ pub(crate) fn open(
         region: processor.env.region.clone(),
         now: processor.env.clock.now().latest.0,
         format: FORMAT_VERSION,
+        operations: u32::try_from(processor.config.session_operations).unwrap_or(u32::MAX),
     };
     // The queue is empty: there is room.
     let _ = sender.try_send(SessionReply {

@@ -73,6 +73,7 @@ pub(crate) struct State {
     /// Transactions of an earlier generation are not known any more.
     generation: u64,
     page_rows: usize,
+    operations: u32,
     listeners: BTreeMap<SocketAddr, CancellationToken>,
 }
 
@@ -94,6 +95,7 @@ impl FakeCluster {
             down: None,
             generation: 0,
             page_rows: 100,
+            operations: 0,
             listeners: BTreeMap::new(),
         };
         Self {
@@ -194,6 +196,11 @@ impl FakeCluster {
     /// How many rows a page of a scan has at most.
     pub fn set_page_rows(&self, rows: usize) {
         self.lock().page_rows = rows.max(1);
+    }
+
+    /// How many operations of a session that is opened from now on are worked on at a time; 0: it does not say.
+    pub fn set_operations(&self, operations: u32) {
+        self.lock().operations = operations;
     }
 
     /// How often things were asked for so far.

@@ -82,13 +82,13 @@ impl Kv for FakeCluster {
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (replies, stream) = mpsc::channel(16);
-        let (now, kill) = {
+        let (now, operations, kill) = {
             let mut state = self.lock();
             if let Some(error) = state.down.clone() {
                 return Err(error.into());
             }
             state.counters.sessions += 1;
-            (state.store.now(), state.kill.clone())
+            (state.store.now(), state.operations, state.kill.clone())
         };
         let hello = SessionReply {
             id: 0,
@@ -97,6 +97,7 @@ impl Kv for FakeCluster {
                 region: "a".to_owned(),
                 now,
                 format: FORMAT_VERSION,
+                operations,
             })),
         };
         let greeting = SessionResponse { replies: vec![hello] };

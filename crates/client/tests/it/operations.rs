@@ -1,7 +1,9 @@
 //! Reads, writes and scans as such.
 
+use std::time::Duration;
+
 use futures::TryStreamExt;
-use meridian_client::fake::FakeCluster;
+use meridian_client::fake::{FakeCluster, Fault};
 use meridian_client::{Client, KeyRange, KvError, Predicate, ScanOptions, TxnOptions};
 
 use crate::over_tcp;
@@ -167,4 +169,36 @@ async fn many_transactions_share_a_session() {
     let ids: std::collections::BTreeSet<_> = open.iter().map(|txn| txn.id()).collect();
     assert_eq!(ids.len(), 200);
     assert!(ids.iter().all(|id| id.0.get_version_num() == 7));
+}
+
+#[tokio::test]
+async fn what_the_server_has_no_place_for_waits_here_and_is_not_sent_when_nobody_wants_it_any_more() {
+    let cluster = FakeCluster::new();
+    cluster.set_operations(2);
+    cluster.inject([Fault::Silence, Fault::Silence]);
+    let client = cluster.client_with(Client::builder().sessions(1));
+    let unanswered: Vec<_> = ["a", "b"]
+        .map(|key| {
+            let client = client.clone();
+            tokio::spawn(async move { client.put(key, "1").await })
+        })
+        .into();
+    while cluster.counters().commits < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let patience = Duration::from_millis(50);
+    let third = tokio::time::timeout(patience, client.put("c", "1")).await;
+    assert!(third.is_err(), "{third:?}");
+    let in_time = TxnOptions {
+        deadline: Some(patience),
+        ..TxnOptions::default()
+    };
+    let refused = client.transact_with(in_time, |txn| async move { txn.get("a").await });
+    refused.await.unwrap_err();
+    for put in unanswered {
+        put.abort();
+    }
+    client.put("d", "1").await.unwrap();
+    assert_eq!(client.get("c").await.unwrap(), None);
+    assert_eq!(cluster.counters().commits, 3, "the third was sent");
 }

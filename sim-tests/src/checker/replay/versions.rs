@@ -46,23 +46,35 @@ impl<'a> Versions<'a> {
         versions
     }
 
-    /// A deletion of a transaction of which nobody knows any more what became of it cannot be read, only missed: it counts from the first
-    /// snapshot on that lacks what it deleted.
+    /// A deletion of a transaction of which nobody knows any more what became of it cannot be read, only missed: when something was, it
+    /// counts from behind the last snapshot on that still had what it deleted. (Of a snapshot that the reader was not told only a lower
+    /// bound is known.)
     fn resolve_deletions(&mut self, txns: &'a [Txn]) {
         let is_open = |txn: &&Txn| txn.outcome == Outcome::Unknown && self.commit(txn.id).is_none();
+        let lowest = |txn: &Txn| txn.snapshot().unwrap_or(txn.snapshot_not_before());
         let mut found: Vec<(&str, Timestamp, usize)> = Vec::new();
         for txn in txns.iter().filter(is_open) {
-            let start = txn.snapshot().unwrap_or(txn.snapshot_not_before());
+            let start = lowest(txn);
             for (key, _) in txn.effects().into_iter().filter(|(_, value)| value.is_none()) {
-                let lacks = |reader: &&Txn| {
-                    let at = reader.snapshot()?;
-                    let (_, version) = self.get(key, at)?;
-                    // A later version has nothing to do with it.
-                    let is_gone = version <= start && start < at && reader.misses(key);
-                    is_gone.then_some(at)
+                let Some((_, deleted)) = self.get(key, start) else {
+                    continue;
                 };
-                let first = txns.iter().filter_map(|reader| lacks(&reader)).min();
-                found.extend(first.map(|at| (key, at, txn.id)));
+                let lacks = |reader: &Txn| {
+                    let at = lowest(reader);
+                    // A later version has nothing to do with it; a snapshot of before it had none to lack.
+                    let is_later = start < at || reader.snapshot().is_none();
+                    let sees = self.get(key, at.max(start)).map(|(_, version)| version);
+                    is_later && sees == Some(deleted) && reader.misses(key)
+                };
+                if txns.iter().any(lacks) {
+                    let has = |reader: &Txn| {
+                        let mut others = reader.ops.iter().flat_map(others);
+                        others.any(|(other, found)| other == key && found.timestamp == deleted)
+                    };
+                    let last = txns.iter().filter(|reader| has(reader)).map(lowest).max();
+                    let behind = last.unwrap_or_default().max(start);
+                    found.push((key, Timestamp(behind.0.saturating_add(1)), txn.id));
+                }
             }
         }
         for (key, at, writer) in found {

@@ -9,6 +9,7 @@ use meridian::embedded::Delay;
 use crate::error::{Error, Result};
 use crate::peers::{Peers, default_dir};
 use crate::run::Plan;
+use crate::scale::ScaleArgs;
 use crate::system::{Kind, Regions};
 use crate::workload::{Shape, Workload};
 
@@ -33,6 +34,8 @@ pub enum Action {
     Compare(CompareArgs),
     /// Offer up to ten times as much as a system can do, and see what becomes of it.
     Overload(OverloadArgs),
+    /// What Meridian costs as it grows: ranges, nodes, keys, open transactions, log.
+    Scale(ScaleArgs),
     /// The systems to compare with.
     #[command(subcommand)]
     Peers(PeersAction),
@@ -228,7 +231,7 @@ impl PeersArgs {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     if (0.1..=1e7).contains(&number) {
         Ok(number)
@@ -247,7 +250,7 @@ fn seconds_or_none(text: &str) -> Result<Duration, String> {
     Err("at most a day".to_owned())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match seconds_or_none(text) {
         Ok(Duration::ZERO) => Err("more than nothing".to_owned()),
         other => other,

@@ -1,7 +1,7 @@
 //! `kv-bench`: Meridian beside what one would pick instead, in one run on one machine.
 //!
-//! [`workload`] says what clients do, [`load`] when, [`system`] to whom; [`measure`] puts the three together, [`mod@run`] and [`overload`]
-//! are the commands, [`report`] shows what came of it.
+//! [`workload`] says what clients do, [`load`] when, [`system`] to whom; [`measure`] puts the three together, [`mod@run`], [`overload`] and
+//! [`mod@scale`] are the commands, [`report`] shows what came of it.
 //!
 //! Invariant: workloads and load know no system, and no system knows the workload.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod peers;
 mod proxy;
 pub mod report;
 pub mod run;
+pub mod scale;
 pub mod system;
 pub mod workload;
 
@@ -36,6 +37,21 @@ pub async fn run(cli: Cli) -> Result<()> {
         Action::Run(args) => compare(&[args.system], &args.load, &args.site).await,
         Action::Compare(args) => compare(&args.systems, &args.load, &args.site).await,
         Action::Overload(args) => overload(&args).await,
+        Action::Scale(args) => {
+            let lines = |lines: &[scale::Line]| lines.iter().try_for_each(|line| show(&report::line(line)));
+            let tables = |lines: &[scale::Line]| {
+                if lines.is_empty() {
+                    Ok(())
+                } else {
+                    show(&scale::table(lines))
+                }
+            };
+            if args.json {
+                scale::scale(&args, lines).await
+            } else {
+                scale::scale(&args, tables).await
+            }
+        }
         Action::Peers(PeersAction::Install(args)) => {
             let done = args.peers().install().await;
             done.into_iter().try_for_each(|done| show(&done?))

@@ -1,6 +1,7 @@
 //! One measurement of one system: data, clients, load, and what it cost.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,21 +44,7 @@ pub struct Load {
 /// # Errors
 /// When one cannot be written.
 pub async fn preload(system: &dyn System, regions: &Regions, shape: Shape, seed: u64) -> Result<()> {
-    let wanted = Wanted {
-        region: regions.are_apart().then_some(Region::A),
-        count: LOADERS,
-        tries_again: true,
-    };
-    let clients = system.connect(wanted).await?;
-    let each = shape.keys.div_ceil(LOADERS as u64).max(1);
-    let loads = clients.iter().zip(0..).map(|(client, number)| {
-        let mut random = StdRng::seed_from_u64(seed ^ number);
-        let own = (number * each).min(shape.keys)..((number + 1) * each).min(shape.keys);
-        let rows = own.map(|index| (keys::user(index), keys::value(&mut random, shape.value_bytes)));
-        client.load(rows.collect())
-    });
-    let failed = |failure| failed(system, "the data cannot be loaded", &failure);
-    try_join_all(loads).await.map_err(failed)?;
+    let clients = load(system, regions, 0..shape.keys, shape.value_bytes, seed).await?;
     let accounts = 0..bank::ACCOUNTS;
     let accounts: Vec<Row> = accounts
         .map(|index| {
@@ -68,9 +55,46 @@ pub async fn preload(system: &dyn System, regions: &Regions, shape: Shape, seed:
         })
         .collect();
     if let Some(client) = clients.first() {
-        client.load(accounts).await.map_err(failed)?;
+        let loaded = client.load(accounts).await;
+        loaded.map_err(|failure| not_loaded(system, &failure))?;
     }
     system.settle().await
+}
+
+/// Writes the rows of these users, and returns the clients that did.
+///
+/// # Errors
+/// When one cannot be written.
+pub async fn load(
+    system: &dyn System,
+    regions: &Regions,
+    users: Range<u64>,
+    value_bytes: usize,
+    seed: u64,
+) -> Result<Vec<Arc<dyn Client>>> {
+    let wanted = Wanted {
+        region: regions.are_apart().then_some(Region::A),
+        count: LOADERS,
+        tries_again: true,
+    };
+    let clients = system.connect(wanted).await?;
+    let each = (users.end.saturating_sub(users.start))
+        .div_ceil(LOADERS as u64)
+        .max(1);
+    let loads = clients.iter().zip(0..).map(|(client, number)| {
+        let mut random = StdRng::seed_from_u64(seed ^ number);
+        let begin_of = |number: u64| (users.start + number * each).min(users.end);
+        let own = begin_of(number)..begin_of(number + 1);
+        let rows = own.map(|index| (keys::user(index), keys::value(&mut random, value_bytes)));
+        client.load(rows.collect())
+    });
+    let loaded = try_join_all(loads).await;
+    loaded.map_err(|failure| not_loaded(system, &failure))?;
+    Ok(clients)
+}
+
+fn not_loaded(system: &dyn System, failure: &Failure) -> Error {
+    failed(system, "the data cannot be loaded", failure)
 }
 
 fn failed(system: &dyn System, what: &str, failure: &Failure) -> Error {

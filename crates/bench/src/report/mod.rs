@@ -7,6 +7,7 @@ mod table;
 
 pub use json::line;
 pub use plot::plot;
+pub(crate) use table::rows_of;
 pub use table::{overload_table, table};
 
 use serde::Serialize;

@@ -28,7 +28,7 @@ pub fn table(reports: &[Report]) -> String {
 }
 
 /// Any table. Columns are numbers, and aligned to the right, but for the first ones.
-fn rows_of(header: &[&str], words: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn rows_of(header: &[&str], words: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(header.iter().copied());

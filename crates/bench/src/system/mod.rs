@@ -4,7 +4,7 @@
 mod backoff;
 mod dev;
 mod etcd;
-mod kv;
+pub(crate) mod kv;
 mod meridian;
 mod place;
 mod postgres;
@@ -22,8 +22,8 @@ use crate::error::Result;
 use crate::load::Failure;
 use crate::peers::Peers;
 
-pub use place::{Region, Regions, timer};
-pub use process::{Process, output_of};
+pub use place::{Region, Regions, free_addresses, timer};
+pub use process::{Process, output_of, until_ready};
 
 /// Which system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

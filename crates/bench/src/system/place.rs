@@ -166,17 +166,22 @@ pub fn no_port(error: std::io::Error) -> Error {
     Error::Usage(format!("no free port: {error}"))
 }
 
-/// A free port of this machine for each region. They stay free until they are used, unless somebody else is very quick.
+/// A free port of this machine for each region.
 pub fn free_ports() -> Result<BTreeMap<Region, SocketAddr>> {
-    let sockets: std::io::Result<Vec<_>> = Region::ALL
-        .into_iter()
-        .map(|region| Ok((region, TcpListener::bind("127.0.0.1:0")?)))
-        .collect();
-    let sockets = sockets.map_err(no_port)?;
-    let ports = sockets
-        .iter()
-        .map(|(region, socket)| Ok((*region, socket.local_addr()?)));
-    ports.collect::<std::io::Result<_>>().map_err(no_port)
+    let addresses = free_addresses(Region::ALL.len())?;
+    Ok(Region::ALL.into_iter().zip(addresses).collect())
+}
+
+/// So many free ports of this machine. They stay free until they are used, unless somebody else is very quick.
+///
+/// # Errors
+/// There are not so many.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    // All are held until every one is known, so that none is drawn twice.
+    let sockets = (0..count).map(|_| TcpListener::bind("127.0.0.1:0"));
+    let sockets: Vec<_> = sockets.collect::<std::io::Result<_>>().map_err(no_port)?;
+    let addresses = sockets.iter().map(TcpListener::local_addr);
+    addresses.collect::<std::io::Result<_>>().map_err(no_port)
 }
 
 #[cfg(test)]

@@ -493,8 +493,7 @@ impl Decider {
             write_set: writes.encode_to_vec().into(),
             reads: txn.reads.iter().cloned().map(Into::into).collect(),
             timeout_ms: txn.timeout_ms,
-            participants: Vec::new(),
-            trace: false,
+            ..DecideRequest::default()
         };
         let requests = vec![request];
         self.requests

@@ -347,11 +347,13 @@ impl ReplicaLog {
         if epoch != self.matched.epoch {
             return None;
         }
-        let mut acked = acked.to_vec();
-        *acked.get_mut(own_index)? = self.matched.lsn;
+        acked.get(own_index)?;
+        let own = self.matched.lsn;
+        let acked = acked.iter().enumerate();
+        let acked = acked.map(|(index, lsn)| if index == own_index { own } else { *lsn });
         let epoch_start = self.log.first_of(epoch)?;
         // Only what this node holds itself: the rest it learns when it has the entries.
-        let committed = quorum::committed(&acked, quorum, epoch_start)?.min(self.matched.lsn);
+        let committed = quorum::committed(acked, quorum, epoch_start)?.min(self.matched.lsn);
         if committed <= self.committed {
             return None;
         }

@@ -18,11 +18,12 @@ pub const fn majority(replicas: usize) -> usize {
 /// `matched` holds one lsn per replica: how far its log is known to equal the owner's *and* to be
 /// persisted. `None` when nothing of the current epoch is on a quorum yet, or `quorum` is zero or
 /// more than there are replicas.
-pub fn committed(matched: &[Lsn], quorum: usize, epoch_start: Lsn) -> Option<Lsn> {
+///
+/// Asked for each reply of each replica: it compares all with all, as there are few, and allocates nothing.
+pub fn committed(matched: impl Iterator<Item = Lsn> + Clone, quorum: usize, epoch_start: Lsn) -> Option<Lsn> {
     let quorum = if is_broken(Rule::Quorum) { 1 } else { quorum };
     let is_of_epoch = |lsn: Lsn| lsn >= epoch_start || is_broken(Rule::CurrentEpoch);
-    let mut sorted = matched.to_vec();
-    sorted.sort_unstable_by(|a, b| b.cmp(a));
-    let on_quorum = *sorted.get(quorum.checked_sub(1)?)?;
+    let has_quorum = |lsn: &Lsn| matched.clone().filter(|other| other >= lsn).count() >= quorum;
+    let on_quorum = matched.clone().filter(has_quorum).max().filter(|_| quorum > 0)?;
     (is_of_epoch(on_quorum) && on_quorum > Lsn(0)).then_some(on_quorum)
 }

@@ -175,8 +175,8 @@ impl Replication {
     }
 
     /// The `acked` vector of the next append: what each replica has persisted, as known here.
-    pub fn acked(&self) -> Vec<Lsn> {
-        self.replicas.iter().map(|replica| replica.matched).collect()
+    pub fn acked(&self) -> impl ExactSizeIterator<Item = Lsn> + Clone + '_ {
+        self.replicas.iter().map(|replica| replica.matched)
     }
 
     /// Up to where the replica can work out that the log is committed, once it has what was sent to it (R16).
@@ -375,7 +375,7 @@ impl Replication {
         peer.matched = peer.matched.max(position.lsn);
         peer.next = peer.next.max(peer.matched.next());
         peer.state = State::Streaming;
-        let committed = quorum::committed(&self.acked(), self.quorum, self.epoch_start)?;
+        let committed = quorum::committed(self.acked(), self.quorum, self.epoch_start)?;
         if committed <= self.committed {
             return None;
         }
@@ -423,11 +423,12 @@ impl Replication {
 
     /// The committed lsn that the replica can work out once it has persisted what was sent to it.
     fn committed_as_seen_by(&self, replica: usize) -> Lsn {
-        let mut acked = self.acked();
-        if let (Some(own), Some(peer)) = (acked.get_mut(replica), self.replicas.get(replica)) {
-            *own = Lsn(peer.next.0 - 1);
-        }
-        quorum::committed(&acked, self.quorum, self.epoch_start).unwrap_or_default()
+        let replicas = self.replicas.iter().enumerate();
+        let seen = replicas.map(|(index, peer)| match index == replica {
+            true => Lsn(peer.next.0 - 1),
+            false => peer.matched,
+        });
+        quorum::committed(seen, self.quorum, self.epoch_start).unwrap_or_default()
     }
 
     fn note_told(&mut self, replica: usize) {

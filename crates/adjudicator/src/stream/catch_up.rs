@@ -74,7 +74,7 @@ impl Owner {
 
     fn fetch(&self, replica: usize, from: Lsn, to: Position) -> Fetch {
         let (adopted, adopted_end) = self.adopted;
-        let acked = self.replication.acked();
+        let acked: Vec<Lsn> = self.replication.acked().collect();
         let has_it = |source: &usize| {
             let matched = acked.get(*source).copied().unwrap_or_default();
             matched >= to.lsn || (*source == adopted && adopted_end.lsn >= to.lsn)

@@ -71,7 +71,7 @@ impl LeadMeter {
 
     /// Takes the times of what the nodes were told and have acknowledged since the last time.
     pub(crate) fn measure(&mut self, replication: &Replication, peers: &[Peer], at: Instant, now: Interval) {
-        let acked = replication.acked();
+        let mut acked = replication.acked();
         for (journal, (seen, peer)) in self.seen.iter_mut().zip(peers).enumerate() {
             let one_way = peer.one_way();
             let told = advance(&self.sent, &mut seen.told, replication.told(journal));
@@ -79,7 +79,7 @@ impl LeadMeter {
                 let latency = at.duration_since(sent) + one_way;
                 self.tuner.on_commit_known(journal, latency, now);
             }
-            let matched = acked.get(journal).copied().unwrap_or_default();
+            let matched = acked.next().unwrap_or_default();
             let matched = advance(&self.sent, &mut seen.matched, matched);
             if let (Some(sent), Some(one_way)) = (matched, one_way) {
                 let latency = at.duration_since(sent).saturating_sub(one_way);

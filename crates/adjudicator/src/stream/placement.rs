@@ -159,9 +159,8 @@ impl Task {
 impl Owner {
     /// Whether the journal node is known to hold the log up to here.
     fn holds(&self, journal: &str, needed: Lsn) -> bool {
-        let acked = self.replication.acked();
-        let replica = self.ctx.journals.iter().position(|name| name.0 == journal);
-        replica.is_some_and(|replica| acked.get(replica).is_some_and(|acked| *acked >= needed))
+        let mut acked = self.ctx.journals.iter().zip(self.replication.acked());
+        acked.any(|(name, acked)| name.0 == journal && acked >= needed)
     }
 }
 

@@ -11,17 +11,17 @@ use super::task::{Role, Task};
 impl Task {
     /// Publishes what the task is doing now.
     pub(super) fn show(&self) {
-        let status = match &self.role {
-            Role::Standby => self.not_owner("standby"),
-            Role::Recovering => self.not_owner("recovering"),
-            Role::Owner(owner) => owner.status(),
-        };
-        let status = OwnedRangeStatus {
-            retired: self.map.borrow().is_retired(self.stream),
-            ..status
-        };
-        *self.handle.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-        let successor = self.known_owner.clone().zip(self.hand_over.successor_first());
+        let mut shown = self.handle.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.role {
+            Role::Standby => *shown = self.not_owner("standby"),
+            Role::Recovering => *shown = self.not_owner("recovering"),
+            Role::Owner(owner) if owner.is_described_by(&shown) => owner.update(&mut shown),
+            Role::Owner(owner) => *shown = owner.status(),
+        }
+        shown.retired = self.map.borrow().is_retired(self.stream);
+        drop(shown);
+        let first = self.hand_over.successor_first();
+        let successor = first.and_then(|first| Some((self.known_owner.clone()?, first)));
         *self
             .handle
             .successor
@@ -53,26 +53,49 @@ fn described(range: &RangeMapEntry) -> OwnedRangeStatus {
 }
 
 impl Owner {
-    fn status(&self) -> OwnedRangeStatus {
-        let role = match self.phase {
+    fn role(&self) -> &'static str {
+        match self.phase {
             Phase::Serving | Phase::Refencing { .. } | Phase::Releasing { .. } => "owner",
             Phase::Opening | Phase::Reopening { .. } => "recovering",
-        };
-        let replicas = self.ctx.journals.iter().zip(self.replication.acked());
-        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        OwnedRangeStatus {
+        }
+    }
+
+    fn status(&self) -> OwnedRangeStatus {
+        let mut status = OwnedRangeStatus {
             stream: self.stream.0,
             epoch: self.replication.epoch().0,
-            role: role.to_owned(),
-            floor: self.adjudication.floor().0,
-            window_low: self.adjudication.window_low().0,
-            lease_end: self.adjudication.lease_end().0,
-            lead_ns: nanos(self.lead_shown),
-            last_lsn: self.replication.last().lsn.0,
-            committed_lsn: self.replication.committed().0,
-            closed: self.last_closure.as_ref().map_or(0, |closure| closure.closed),
-            replicas: replicas.map(|(node, lsn)| (node.0.clone(), lsn.0)).collect(),
+            role: self.role().to_owned(),
             ..described(&self.range)
+        };
+        self.update(&mut status);
+        status
+    }
+
+    /// Whether what was shown last differs in figures only: it is shown after every batch of events.
+    fn is_described_by(&self, shown: &OwnedRangeStatus) -> bool {
+        let range = &self.range;
+        let end = range.keys.end.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        let candidates = range.candidates.iter().map(|node| &node.0);
+        (shown.stream, shown.epoch, &*shown.role) == (self.stream.0, self.replication.epoch().0, self.role())
+            && (shown.range, &*shown.start, &*shown.end) == (range.id.0, range.keys.start.as_ref(), end)
+            && shown.candidates.iter().eq(candidates)
+    }
+
+    /// The figures.
+    fn update(&self, shown: &mut OwnedRangeStatus) {
+        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        shown.floor = self.adjudication.floor().0;
+        shown.window_low = self.adjudication.window_low().0;
+        shown.lease_end = self.adjudication.lease_end().0;
+        shown.lead_ns = nanos(self.lead_shown);
+        shown.last_lsn = self.replication.last().lsn.0;
+        shown.committed_lsn = self.replication.committed().0;
+        shown.closed = self.last_closure.as_ref().map_or(0, |closure| closure.closed);
+        for (node, lsn) in self.ctx.journals.iter().zip(self.replication.acked()) {
+            match shown.replicas.get_mut(&node.0) {
+                Some(shown) => *shown = lsn.0,
+                None => drop(shown.replicas.insert(node.0.clone(), lsn.0)),
+            }
         }
     }
 }

@@ -68,6 +68,16 @@ pub(super) struct Task {
     pub(super) rng: StdRng,
 }
 
+/// The soonest of the times at which something is due.
+#[derive(Default)]
+struct Soonest(Option<Instant>);
+
+impl Soonest {
+    fn add(&mut self, times: impl IntoIterator<Item = Option<Instant>>) {
+        self.0 = self.0.into_iter().chain(times.into_iter().flatten()).min();
+    }
+}
+
 /// What woke the task.
 enum Event {
     Shutdown,
@@ -232,35 +242,36 @@ impl Task {
     /// When something is due that no event announces; `None` while the range is idle.
     fn next_wake(&self) -> Option<Instant> {
         let at = Instant::now();
-        let mut due: Vec<Instant> = self.retry_at.into_iter().chain(self.release_until).collect();
-        due.extend(self.hand_over.due(at));
-        due.extend(self.placement_due(at));
+        let mut due = Soonest::default();
+        due.add([self.retry_at, self.release_until]);
+        due.add([self.placement_due(at)]);
+        due.add(self.hand_over.due(at).map(Some));
         if let Role::Owner(owner) = &self.role {
             let refences =
                 matches!(owner.phase, Phase::Serving | Phase::Refencing { .. }) && self.recovery.is_none();
-            due.extend(owner.refence_at.filter(|_| refences));
+            due.add([owner.refence_at.filter(|_| refences)]);
             if owner.closes_periodically(at) {
-                due.push(owner.next_closure);
+                due.add([Some(owner.next_closure)]);
             }
             // Rounded up to the timer's granularity: otherwise it would come too early, again and again.
             let stalls_at = owner.stalls_at().map(|due| due + super::TIMER_GRANULARITY);
             if owner.phase == Phase::Serving && owner.has_waiting() {
-                due.extend(stalls_at);
+                due.add([stalls_at]);
             } else if matches!(owner.phase, Phase::Reopening { .. }) {
                 // From then on requests are read, to be refused.
-                due.extend(stalls_at.filter(|due| *due > at));
+                due.add([stalls_at.filter(|due| *due > at)]);
             }
             if owner.phase == Phase::Serving
                 && owner.leases_in_flight < MAX_LEASES_IN_FLIGHT
                 && let Some(timestamp) = owner.lease.due_at()
             {
                 let wait = timestamp.since(self.ctx.now().latest);
-                due.push(at + wait + super::TIMER_GRANULARITY);
+                due.add([Some(at + wait + super::TIMER_GRANULARITY)]);
             }
-            due.extend(owner.next_due_of_open_attempts(at));
-            due.extend(self.peers.iter().filter_map(|peer| peer.paused_until));
+            due.add([owner.next_due_of_open_attempts(at)]);
+            due.add(self.peers.iter().map(|peer| peer.paused_until));
         }
-        due.into_iter().min()
+        due.0
     }
 
     fn on_link(&mut self, event: LinkEvent) {

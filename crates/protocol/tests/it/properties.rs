@@ -44,7 +44,7 @@ proptest! {
         let lsns: Vec<Lsn> = matched.iter().map(|lsn| Lsn(*lsn)).collect();
         let on_quorum = |lsn: &u64| matched.iter().filter(|has| *has >= lsn).count() >= quorum;
         let expected = (epoch_start..12).rev().find(on_quorum).map(Lsn);
-        prop_assert_eq!(committed(&lsns, quorum, Lsn(epoch_start)), expected);
+        prop_assert_eq!(committed(lsns.iter().copied(), quorum, Lsn(epoch_start)), expected);
     }
 
     /// Runs of epochs tell the same as a list of all entries.

@@ -35,7 +35,11 @@ impl Journal {
                     .map(|lsn| Lsn(lsn.parse().expect("an lsn")))
                     .collect();
                 let epoch_start = Lsn(command.number("epoch_start"));
-                let committed = quorum::committed(&matched, quorum::majority(matched.len()), epoch_start);
+                let committed = quorum::committed(
+                    matched.iter().copied(),
+                    quorum::majority(matched.len()),
+                    epoch_start,
+                );
                 committed.map_or("nothing".to_owned(), |lsn| format!("up to {lsn}"))
             }
             "adopt" => {

@@ -178,7 +178,7 @@ impl Candidate {
         let from = outgoing.first.0 as usize - 1;
         let entries = owner.content[from..from + outgoing.count()].to_vec();
         let epoch = owner.replication.epoch();
-        let acked = owner.replication.acked();
+        let acked = owner.replication.acked().collect();
         let append = Append {
             epoch,
             prev: outgoing.prev,

@@ -16,10 +16,12 @@ use crate::events::{Event, Short};
 
 const NAME: &str = "I5 promises";
 
+/// The event, and from when to when it allows the attempt to commit.
+type Vote = (usize, RangeInclusive<Timestamp>);
+
 /// Every vote.
 pub fn check(log: &Log<'_>) -> Vec<Violation> {
-    let mut votes: BTreeMap<(TxnId, u32, StreamId), Vec<(usize, RangeInclusive<Timestamp>)>> =
-        BTreeMap::new();
+    let mut votes: BTreeMap<(TxnId, u32, StreamId), Vec<Vote>> = BTreeMap::new();
     let mut leases: BTreeMap<(&str, StreamId), Timestamp> = BTreeMap::new();
     let mut violations = Vec::new();
     for (index, happened) in log.all() {

@@ -199,6 +199,6 @@ async fn what_the_server_has_no_place_for_waits_here_and_is_not_sent_when_nobody
         put.abort();
     }
     client.put("d", "1").await.unwrap();
-    assert_eq!(client.get("c").await.unwrap(), None);
     assert_eq!(cluster.counters().commits, 3, "the third was sent");
+    assert_eq!(client.get("c").await.unwrap(), None);
 }

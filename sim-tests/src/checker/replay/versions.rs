@@ -61,8 +61,12 @@ impl<'a> Versions<'a> {
                 };
                 let lacks = |reader: &Txn| {
                     let at = lowest(reader);
-                    // A later version has nothing to do with it; a snapshot of before it had none to lack.
-                    let is_later = start < at || reader.snapshot().is_none();
+                    // A later version has nothing to do with it; a snapshot of before it had none to lack; and one of nobody knows when may
+                    // be that of a later deletion.
+                    let is_later = match reader.snapshot() {
+                        Some(at) => start < at,
+                        None => !self.is_deleted_after(key, at),
+                    };
                     let sees = self.get(key, at.max(start)).map(|(_, version)| version);
                     is_later && sees == Some(deleted) && reader.misses(key)
                 };
@@ -84,6 +88,14 @@ impl<'a> Versions<'a> {
             };
             self.keys.entry(key).or_default().entry(at).or_insert(version);
         }
+    }
+
+    /// Whether a deletion is known to have committed after that.
+    fn is_deleted_after(&self, key: &str, at: Timestamp) -> bool {
+        let later = (Bound::Excluded(at), Bound::Unbounded);
+        let versions = self.keys.get(key).into_iter();
+        let mut later = versions.flat_map(|versions| versions.range(later));
+        later.any(|(_, version)| version.value.is_none())
     }
 
     fn add(&mut self, txn: &'a Txn, commit: Timestamp, anomalies: &mut Vec<Anomaly>) {

@@ -43,10 +43,9 @@ pub(crate) async fn run(
             }
         };
         for request in batch.requests {
-            let Some(mut reply) = reserve(&ctx, &answers, request.id, request.trace).await else {
+            let Some(reply) = reserve(&ctx, &answers, request.id, request.trace).await else {
                 return;
             };
-            reply.queue = (!request.near).then(|| answers.clone());
             admit(&registry, check_decide(&ctx, request), reply);
         }
         for request in batch.prepares {
@@ -66,11 +65,12 @@ async fn reserve(
     is_traced: bool,
 ) -> Option<ReplyTo> {
     let measured = is_traced.then(|| Box::new(Measured::new()));
+    let queue = answers.clone();
     let place = answers.clone().reserve_owned().await.ok()?;
     Some(ReplyTo {
         id,
         place,
-        queue: None,
+        queue,
         figures: ctx.figures.clone(),
         measured,
     })

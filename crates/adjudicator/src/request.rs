@@ -57,8 +57,8 @@ pub(crate) struct HomePart {
 pub(crate) struct ReplyTo {
     pub(crate) id: u64,
     pub(crate) place: OwnedPermit<Decision>,
-    /// The same queue, for what is told before the answer, if the asker wants that.
-    pub(crate) queue: Option<mpsc::Sender<Decision>>,
+    /// The same queue, for what is told before the answer.
+    pub(crate) queue: mpsc::Sender<Decision>,
     /// Which count the answers.
     pub(crate) figures: Arc<Figures>,
     /// Of a request that is traced.
@@ -73,14 +73,12 @@ impl ReplyTo {
         });
     }
 
-    /// Not the last answer: left out when the queue has no room for it, or nobody wants it.
+    /// Not the last answer: left out when the queue has no room for it.
     pub(crate) fn decided(&self, decided: Decided) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.try_send(Decision {
-                id: self.id,
-                result: Some(decision::Result::Decided(decided)),
-            });
-        }
+        let _ = self.queue.try_send(Decision {
+            id: self.id,
+            result: Some(decision::Result::Decided(decided)),
+        });
     }
 
     pub(crate) fn voted(self, trace: Option<VoterTrace>) {

@@ -493,7 +493,8 @@ impl Decider {
             write_set: writes.encode_to_vec().into(),
             reads: txn.reads.iter().cloned().map(Into::into).collect(),
             timeout_ms: txn.timeout_ms,
-            ..DecideRequest::default()
+            participants: Vec::new(),
+            trace: false,
         };
         let requests = vec![request];
         self.requests

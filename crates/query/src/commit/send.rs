@@ -7,7 +7,7 @@ use meridian_rpc::internal::{DecideRequest, Decided, HomeTrace, Participant, dec
 use meridian_rpc::v1::hop::Kind;
 use meridian_rpc::{Known, KvError};
 use meridian_types::mutation::{Rule, is_broken};
-use meridian_types::{Attempt, Epoch, Lsn, NodeName, StreamId, Timestamp};
+use meridian_types::{Attempt, Epoch, Lsn, NodeName, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -22,9 +22,6 @@ use crate::trace::{HomeCall, hop};
 
 /// How long the home is waited for after another range said no: it is told by that range, and answers with the reason.
 const AFTER_NO: Duration = Duration::from_millis(250);
-
-/// Homes that answer within this are near. Half of it is the most that could be gained by not waiting for the answer.
-const NEAR: Duration = Duration::from_millis(2);
 
 /// How long the home's measurements are waited for, of a transaction that is known to have committed.
 const COLLECT: Duration = Duration::from_secs(2);
@@ -67,10 +64,7 @@ impl Processor {
             sent: Instant::now(),
         };
         let (early, told) = oneshot::channel();
-        let request = DecideRequest {
-            near: self.is_near(node, attempt.home),
-            ..decide_request(prepared, attempt, &voters, times.deadline)
-        };
+        let request = decide_request(prepared, attempt, &voters, times.deadline);
         let mut answer = pin!(self.adjudicators.decide(node, request, times.deadline, early));
         let mut told = pin!(first(told));
         let mut votes = pin!(self.prepare_all(prepared, attempt, node, voters, times));
@@ -99,14 +93,6 @@ impl Processor {
             }
         };
         Sent { verdict, no }
-    }
-
-    /// Whether the home's answer comes as early as anybody could tell that the record is committed, so that hearing of the decision before
-    /// would be one message more and nothing gained. Not before that was measured.
-    fn is_near(&self, node: &NodeName, home: StreamId) -> bool {
-        self.adjudicators.measure(node, home);
-        let round_trip = self.adjudicators.delays.round_trip(node);
-        !round_trip.is_zero() && round_trip < NEAR
     }
 
     /// What the home's answer means, when it was not decided before.
@@ -297,6 +283,5 @@ fn decide_request(
         timeout_ms: remaining_ms(deadline),
         participants: participants.collect(),
         trace: prepared.span.is_on(),
-        near: false,
     }
 }

@@ -372,18 +372,20 @@ impl Shared {
         };
         let mut state = self.lock();
         // A commit is under way until its caller forgets it: its first answer is only the token.
-        let goes_on = match state.waiters.get(&reply.id).map(|waiting| &waiting.waiter) {
-            Some(Waiter::Many(sender)) => sender.try_send(answer).is_ok(),
-            Some(Waiter::Once(_)) => {
-                if let Some(Waiter::Once(sender)) = state.forget(reply.id).map(|waiting| waiting.waiter) {
-                    let _ = sender.send(answer);
-                }
-                return;
+        if let Some(Waiting {
+            waiter: Waiter::Many(sender),
+            ..
+        }) = state.waiters.get(&reply.id)
+        {
+            if sender.try_send(answer).is_err() {
+                state.forget(reply.id);
             }
-            None => false,
-        };
-        if !goes_on {
-            state.forget(reply.id);
+        } else if let Some(Waiting {
+            waiter: Waiter::Once(sender),
+            ..
+        }) = state.forget(reply.id)
+        {
+            let _ = sender.send(answer);
         }
     }
 

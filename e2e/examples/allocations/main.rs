@@ -1,5 +1,5 @@
 //! How often a put, a get and a transaction allocate, and how much: a guard against regressions that is not a timing, so that a busy
-//! machine does not change what it says. Exit code 1 when a figure is above its budget (`budgets.toml`, beside this file).
+//! machine changes little of what it says. Exit code 1 when a figure is above its budget (`budgets.toml`, beside this file).
 //!
 //! `cargo run -p meridian-e2e --example allocations`
 //!

@@ -21,8 +21,8 @@ pub struct Layout {
     pub ranges: usize,
     /// Whether the processes publish metrics.
     pub metrics: bool,
-    /// Whether the storage nodes keep their versions in fjall instead of sled.
-    pub fjall: bool,
+    /// What the storage nodes keep their versions in, where it is not their own choice.
+    pub engine: Option<&'static str>,
 }
 
 impl Default for Layout {
@@ -36,7 +36,7 @@ impl Default for Layout {
             routers: 2,
             ranges: 1,
             metrics: false,
-            fjall: false,
+            engine: None,
         }
     }
 }
@@ -131,7 +131,7 @@ pub(crate) fn one_region(directory: &Path, layout: Layout) -> Configured {
     }) {
         write!(text, "[[cluster.range]]\nstart = \"{start}\"\n").expect("a string");
     }
-    let storage = layout.fjall.then(|| "engine = \"fjall\"".to_owned());
+    let storage = layout.engine.map(|engine| format!("engine = \"{engine}\""));
     let settings = storage.map(|setting| ("storage", setting));
     configured(directory, text, wanted, layout.metrics, settings)
 }

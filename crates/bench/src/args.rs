@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use meridian::embedded::Delay;
+use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 use crate::peers::{Peers, default_dir};
 use crate::run::Plan;
 use crate::scale::ScaleArgs;
 use crate::system::{Kind, Regions};
+use crate::tell;
 use crate::workload::{Shape, Workload};
 
 /// Meridian beside what one would pick instead, in one run on one machine.
@@ -34,6 +36,8 @@ pub enum Action {
     Compare(CompareArgs),
     /// Offer up to ten times as much as a system can do, and see what becomes of it.
     Overload(OverloadArgs),
+    /// What one client of Meridian waits for, beside a sync of the disk and calls that do nothing.
+    Floors(FloorsArgs),
     /// What Meridian costs as it grows: ranges, nodes, keys, open transactions, log.
     Scale(ScaleArgs),
     /// The systems to compare with.
@@ -135,6 +139,29 @@ pub struct SiteArgs {
     /// How long messages take between two regions, one way: a-b=30ms, or a>b=30ms for that way only. 20 ms where nothing is said.
     #[arg(long, value_delimiter = ',', value_name = "LINK=MS")]
     pub delay: Vec<Delay>,
+    /// Meridian's own choices.
+    #[command(flatten)]
+    pub setup: SetupArgs,
+    /// Files and programs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// What is to be chosen of Meridian alone.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SetupArgs {
+    /// Meridian: divide the keys of every workload into two ranges, one adjudicated in each region. So it is with --regions 3; otherwise
+    /// all keys are in one range.
+    #[arg(long)]
+    pub divided: bool,
+    /// Meridian: what storage nodes keep versions in; their own choice if nothing is said.
+    #[arg(long, value_parser = ["fjall", "sled"])]
+    pub engine: Option<String>,
+}
+
+/// Where servers find room, and their programs.
+#[derive(Clone, Debug, Args)]
+pub struct PlaceArgs {
     /// Where servers may write; a directory is made in it, and removed at the end.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -147,7 +174,7 @@ pub struct SiteArgs {
 }
 
 /// Where the programs are.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct PeersArgs {
     /// Where `peers install` puts what it gets.
     #[arg(long, env = "KV_BENCH_PEERS", value_name = "DIR")]
@@ -183,6 +210,20 @@ pub struct OverloadArgs {
     pub site: SiteArgs,
 }
 
+/// `kv-bench floors`.
+#[derive(Debug, Args)]
+pub struct FloorsArgs {
+    /// Rounds; in each, everything is measured once.
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// How long each workload is measured in each round.
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Where.
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
 impl LoadArgs {
     /// The plan of all measurements.
     pub fn plan(&self, site: &SiteArgs) -> Plan {
@@ -208,6 +249,14 @@ impl SiteArgs {
         }
     }
 
+    /// What is chosen of Meridian. Regions that are apart adjudicate each their own keys.
+    pub fn setup(&self) -> SetupArgs {
+        SetupArgs {
+            divided: self.setup.divided || self.regions == "3",
+            ..self.setup.clone()
+        }
+    }
+
     /// The distances.
     ///
     /// # Errors
@@ -218,6 +267,23 @@ impl SiteArgs {
             return Err(Error::Usage("--delay goes with --regions 3".to_owned()));
         }
         Regions::new(are_apart, self.delay.clone())
+    }
+}
+
+impl PlaceArgs {
+    /// The directory for this run's files; it goes with the value, unless it is to be kept.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn directory(&self) -> Result<TempDir> {
+        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("kv-bench-").tempdir_in(&parent);
+        let mut dir = dir.map_err(Error::io("create a directory", &parent))?;
+        if self.keep {
+            dir.disable_cleanup(true);
+            tell(&format!("files and logs stay in {}", dir.path().display()));
+        }
+        Ok(dir)
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod args;
 mod cpu;
 pub mod error;
+pub mod floors;
 pub mod load;
 pub mod measure;
 pub mod overload;
@@ -23,7 +24,7 @@ pub mod workload;
 use std::io::Write;
 use std::path::Path;
 
-use crate::args::{Action, Cli, LoadArgs, OverloadArgs, PeersAction, SiteArgs};
+use crate::args::{Action, Cli, FloorsArgs, LoadArgs, OverloadArgs, PeersAction, SiteArgs};
 use crate::error::{Error, Result};
 use crate::run::Started;
 use crate::system::Kind;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Action::Run(args) => compare(&[args.system], &args.load, &args.site).await,
         Action::Compare(args) => compare(&args.systems, &args.load, &args.site).await,
         Action::Overload(args) => overload(&args).await,
+        Action::Floors(args) => floors(&args).await,
         Action::Scale(args) => {
             let lines = |lines: &[scale::Line]| lines.iter().try_for_each(|line| show(&report::line(line)));
             let tables = |lines: &[scale::Line]| {
@@ -109,6 +111,18 @@ async fn overload(args: &OverloadArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn floors(args: &FloorsArgs) -> Result<()> {
+    let dir = args.site.place.directory()?;
+    let started = Started::start(&[floors::SYSTEM], &args.site, 1).await?;
+    let found = floors::floors(&started, args, dir.path()).await;
+    started.stop().await;
+    let found = found?;
+    if args.site.json {
+        return show(&report::line(&found));
+    }
+    show(&report::floors_table(&found))
 }
 
 /// A result.

@@ -51,14 +51,9 @@ impl Started {
     /// One does not start, or none can be.
     pub async fn start(kinds: &[Kind], args: &SiteArgs, max_clients: usize) -> Result<Self> {
         let regions = args.distances()?;
-        let peers = args.peers.peers();
-        let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let dir = tempfile::Builder::new().prefix("kv-bench-").tempdir_in(&parent);
-        let mut dir = dir.map_err(Error::io("create a directory", &parent))?;
-        if args.keep {
-            dir.disable_cleanup(true);
-            tell(&format!("files and logs stay in {}", dir.path().display()));
-        }
+        let peers = args.place.peers.peers();
+        let dir = args.place.directory()?;
+        let setup = args.setup();
         let mut started = Self {
             systems: Vec::new(),
             regions: regions.clone(),
@@ -74,6 +69,7 @@ impl Started {
                 regions: regions.clone(),
                 max_clients: max_clients + LOADERS,
                 peers: peers.clone(),
+                setup: setup.clone(),
             };
             tell(&format!("{kind}: starting, loading {} keys", args.keys));
             let system = system::start(*kind, site).await?;

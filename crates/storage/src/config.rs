@@ -27,8 +27,9 @@ pub struct Config {
     /// cluster's configuration says.
     #[serde(skip)]
     pub peers: Vec<Peer>,
-    /// What keeps the versions: `sled` or `fjall`. A directory that the other one has written is refused.
-    pub engine: Engine,
+    /// What keeps the versions: `fjall` or `sled`. If nothing is said, what has written the directory, and fjall where it is empty. A
+    /// directory that the other one has written is refused.
+    pub engine: Option<Engine>,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
@@ -107,7 +108,7 @@ impl Default for Config {
             cluster: None,
             keys: KeyRange::all(),
             peers: Vec::new(),
-            engine: Engine::default(),
+            engine: None,
             cache_bytes: 128 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,

@@ -26,7 +26,7 @@ use crate::error::{CheckpointFault, StoreError};
 use crate::reads::Reads;
 use crate::retention::Retention;
 use crate::shared::Shared;
-use crate::store::VersionStore;
+use crate::store::{VersionStore, engine};
 
 const ROLE: &str = "storage";
 /// The directory of the checkpoint, beside the store's files.
@@ -143,7 +143,7 @@ pub async fn run(
 async fn open(config: &Config, shutdown: &CancellationToken) -> Result<Arc<dyn VersionStore>, StoreError> {
     let mut patience = LOCK_PATIENCE;
     loop {
-        match config.engine.open(config) {
+        match engine::open(config) {
             Err(StoreError::Locked { .. }) if !patience.is_zero() && !shutdown.is_cancelled() => {
                 patience = patience.saturating_sub(LOCK_PAUSE);
                 sleep(LOCK_PAUSE).await;

@@ -37,20 +37,20 @@ fn records(lines: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_survives_kill_9_of_everything() {
-    survives_kill_9(false).await;
+    survives_kill_9(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_into_fjall_survives_kill_9_of_everything() {
-    survives_kill_9(true).await;
+async fn an_import_into_sled_survives_kill_9_of_everything() {
+    survives_kill_9(Some("sled")).await;
 }
 
-async fn survives_kill_9(fjall: bool) {
+async fn survives_kill_9(engine: Option<&'static str>) {
     let mut cluster = Cluster::start(Layout {
         routers: 1,
         storages: 1,
         queries: 1,
-        fjall,
+        engine,
         ..Layout::default()
     })
     .await;
@@ -90,7 +90,7 @@ async fn survives_kill_9(fjall: bool) {
     );
     println!("{} of {RECORDS} records were there after the kill", partial.len());
     let is_fjall = cluster.directory().join("storage-1/storage/fjall").exists();
-    assert_eq!(is_fjall, fjall, "the engine that was asked for");
+    assert_eq!(is_fjall, engine.is_none(), "the engine that was asked for");
 
     // Running it again completes it; and that survives as well.
     stdout(kv_cli(&cluster).arg("import").arg(&input));

@@ -234,9 +234,9 @@ fn new_node(shared: &Rc<Shared>, role: Role, name: NodeName, rng: &mut StdRng) -
         _ => false,
     };
     clock.skew(rng.random_range(-1.0..=1.0), rng.random_range(-500..=500));
-    let versions = match role == Role::Storage && plan.sled {
-        true => Versions::in_dir(shared.dir.join(&name.0)),
-        false => Versions::in_memory(),
+    let versions = match plan.engine.filter(|_| role == Role::Storage) {
+        Some(engine) => Versions::in_dir(engine, shared.dir.join(&name.0)),
+        None => Versions::in_memory(),
     };
     let disk = Disk::new(World::SyncLies.is_on(plan.mutation), versions);
     let identity = DiskIdentity {

@@ -1,17 +1,18 @@
-//! What a storage node keeps its versions in: memory that forgets at a crash what was not flushed, or sled.
+//! What a storage node keeps its versions in: memory that forgets at a crash what was not flushed, fjall, or sled.
 //!
-//! sled writes from threads of its own, at times of its own. Nothing of that can be seen through its interface, but a
+//! Both engines write from threads of their own, at times of their own. Nothing of that can be seen through their interface, but a
 //! directory that is copied at any moment is another one in every run. So a crash leaves either everything that was
-//! applied (sled is closed and opened again) or what was flushed last: the directory is copied right after the
-//! simulation flushes, when nothing is under way. Runs on sled are then the same runs, byte for byte, as others are.
+//! applied (the engine is closed and opened again) or what was flushed last: the directory is copied right after the
+//! simulation flushes, when nothing is under way (runs write far less than what fills one of fjall's tables, so it writes none out).
+//! Such runs are then the same runs, byte for byte, as others are.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use meridian_storage::StoreError;
-use meridian_storage::store::{MemoryStore, SledStore, VersionStore};
+use meridian_storage::store::{FjallStore, MemoryStore, SledStore, VersionStore};
+use meridian_storage::{Engine, StoreError};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -24,12 +25,47 @@ pub enum Versions {
     /// In memory.
     Memory(Mutex<MemoryStore>),
     /// In a directory.
-    Sled {
+    OnDisk {
+        /// What keeps them there.
+        engine: Engine,
         /// The directory.
         dir: PathBuf,
         /// Open while a process uses it.
-        open: Mutex<Option<Arc<SledStore>>>,
+        open: Mutex<Option<Open>>,
     },
+}
+
+/// An engine at work.
+#[derive(Clone)]
+pub enum Open {
+    /// fjall.
+    Fjall(Arc<FjallStore>),
+    /// sled.
+    Sled(Arc<SledStore>),
+}
+
+impl Open {
+    fn new(engine: Engine, dir: &Path) -> Result<Self, StoreError> {
+        Ok(match engine {
+            Engine::Fjall => Self::Fjall(Arc::new(FjallStore::open(dir, CACHE_BYTES)?)),
+            Engine::Sled => Self::Sled(Arc::new(SledStore::open(dir, CACHE_BYTES, FLUSH_INTERVAL_MS)?)),
+        })
+    }
+
+    fn store(&self) -> Arc<dyn VersionStore> {
+        match self {
+            Self::Fjall(store) => store.clone(),
+            Self::Sled(store) => store.clone(),
+        }
+    }
+
+    /// The directory is free afterwards, if nobody else uses the store.
+    fn close(self) {
+        match self {
+            Self::Fjall(store) => drop(Arc::into_inner(store).map(FjallStore::close)),
+            Self::Sled(store) => drop(Arc::into_inner(store).map(SledStore::close)),
+        }
+    }
 }
 
 impl Versions {
@@ -38,9 +74,10 @@ impl Versions {
         Self::Memory(Mutex::default())
     }
 
-    /// Those of a directory.
-    pub fn in_dir(dir: PathBuf) -> Self {
-        Self::Sled {
+    /// Those that an engine keeps in a directory.
+    pub fn in_dir(engine: Engine, dir: PathBuf) -> Self {
+        Self::OnDisk {
+            engine,
             dir,
             open: Mutex::default(),
         }
@@ -50,14 +87,13 @@ impl Versions {
     pub fn store(&self) -> Result<Arc<dyn VersionStore>, StoreError> {
         match self {
             Self::Memory(store) => Ok(Arc::new(lock(store).clone())),
-            Self::Sled { dir, open } => {
+            Self::OnDisk { engine, dir, open } => {
                 let mut open = lock(open);
-                let store = match open.take() {
-                    Some(store) => store,
-                    None => Arc::new(SledStore::open(dir, CACHE_BYTES, FLUSH_INTERVAL_MS)?),
+                let at_work = match open.take() {
+                    Some(at_work) => at_work,
+                    None => Open::new(*engine, dir)?,
                 };
-                *open = Some(store.clone());
-                Ok(store)
+                Ok(open.insert(at_work).store())
             }
         }
     }
@@ -65,7 +101,7 @@ impl Versions {
     /// Writes out what was applied; a crash may go back to here.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.store()?.flush()?;
-        if let Self::Sled { dir, .. } = self {
+        if let Self::OnDisk { dir, .. } = self {
             // Without a copy a crash loses nothing.
             let copied = remove_dir(&flushed(dir)).and_then(|()| copy(dir, &flushed(dir)));
             if let Err(error) = copied {
@@ -83,13 +119,13 @@ impl Versions {
                 let store = lock(store);
                 store.crash(rng.random_range(0..=store.unflushed()));
             }
-            Self::Sled { dir, .. } if rng.random_bool(0.5) && flushed(dir).exists() => {
+            Self::OnDisk { dir, .. } if rng.random_bool(0.5) && flushed(dir).exists() => {
                 let restored = remove_dir(dir).and_then(|()| copy(&flushed(dir), dir));
                 if let Err(error) = restored {
                     tracing::warn!(%error, "the flushed versions cannot be restored");
                 }
             }
-            Self::Sled { .. } => {}
+            Self::OnDisk { .. } => {}
         }
     }
 
@@ -97,23 +133,23 @@ impl Versions {
     pub fn lose(&self) {
         match self {
             Self::Memory(store) => *lock(store) = MemoryStore::new(),
-            Self::Sled { .. } => self.remove(),
+            Self::OnDisk { .. } => self.remove(),
         }
     }
 
     /// The process is gone.
     pub fn close(&self) {
-        if let Self::Sled { open, .. } = self
-            && let Some(store) = lock(open).take().and_then(Arc::into_inner)
+        if let Self::OnDisk { open, .. } = self
+            && let Some(at_work) = lock(open).take()
         {
-            store.close();
+            at_work.close();
         }
     }
 
     /// Nobody needs them any more.
     pub fn remove(&self) {
         self.close();
-        if let Self::Sled { dir, .. } = self {
+        if let Self::OnDisk { dir, .. } = self {
             // Left behind, they harm nobody.
             let _ = remove_dir(dir);
             let _ = remove_dir(&flushed(dir));
@@ -175,9 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn sled_loses_at_a_crash_what_was_not_flushed_or_nothing() {
-        let dir = std::env::temp_dir().join(format!("meridian-sim-versions-{}", std::process::id()));
-        let versions = Versions::in_dir(dir.join("storage-1"));
+    fn an_engine_loses_at_a_crash_what_was_not_flushed_or_nothing() {
+        for engine in [Engine::Fjall, Engine::Sled] {
+            loses_what_was_not_flushed_or_nothing(engine);
+        }
+    }
+
+    fn loses_what_was_not_flushed_or_nothing(engine: Engine) {
+        let dir = std::env::temp_dir().join(format!("meridian-sim-{engine}-{}", std::process::id()));
+        let versions = Versions::in_dir(engine, dir.join("storage-1"));
         let rng = &mut StdRng::seed_from_u64(1);
         let mut found = [0; 2];
         for round in 1..=20 {

@@ -11,6 +11,7 @@ mod shards;
 
 use std::time::Duration;
 
+use meridian_storage::Engine;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -47,8 +48,8 @@ pub struct Plan {
     pub changes: Option<Changes>,
     /// Which keys storage nodes hold.
     pub shards: Shards,
-    /// Storage nodes keep their versions in sled, on a real disk.
-    pub sled: bool,
+    /// Storage nodes keep their versions in this engine, on a real disk; in memory if in none.
+    pub engine: Option<Engine>,
     /// How often storage nodes write checkpoints, and how many versions of them at once.
     pub checkpoints: (Duration, usize),
     /// Clocks may be wrong by far more than their bound while faults go on. Then nobody promises recency any more, but
@@ -98,6 +99,12 @@ fn checkpoints(rng: &mut StdRng) -> (Duration, usize) {
     (Duration::from_millis(interval), *pick(rng, &[3, 10, 1_000]))
 }
 
+/// One seed in ten keeps versions on a real disk.
+fn engine(rng: &mut StdRng) -> Option<Engine> {
+    let is_on_disk = rng.random_bool(0.1);
+    is_on_disk.then(|| *pick(rng, &[Engine::Fjall, Engine::Sled]))
+}
+
 impl Plan {
     /// What the seed chooses.
     pub fn new(seed: u64, mutation: Option<Mutation>) -> Self {
@@ -114,7 +121,8 @@ impl Plan {
             ranges: Ranges::default(),
             changes: None,
             shards: Shards::default(),
-            sled: part("sled").random_bool(0.1),
+            // Of that name since there was one engine: seeds stay what they were.
+            engine: engine(&mut part("sled")),
             checkpoints: checkpoints(&mut part("checkpoints")),
             clocks_beyond: part("clocks").random_bool(0.12),
             clock_bound: Duration::from_micros(*pick(rng, &[10, 500, 2_000, 10_000, 50_000])),

@@ -8,7 +8,7 @@ mod table;
 pub use json::line;
 pub use plot::plot;
 pub(crate) use table::rows_of;
-pub use table::{overload_table, table};
+pub use table::{floors_table, overload_table, table};
 
 use serde::Serialize;
 

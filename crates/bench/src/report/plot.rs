@@ -90,7 +90,6 @@ fn latencies(title: &str, reports: &[&Report]) -> Chart {
         }
     };
     let shares = [
-        (0.0, "0 %"),
         (0.5, "50 %"),
         (0.9, "90 %"),
         (0.99, "99 %"),

@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
+use crate::floors::Floors;
 use crate::overload::Step;
 
 const HEADER: [&str; 13] = [
@@ -70,6 +71,31 @@ fn row(report: &Report) -> Vec<String> {
         ),
         or_dash(report.rss_mb, 0),
     ]
+}
+
+/// What one client waits for.
+pub fn floors_table(found: &Floors) -> String {
+    let Floors {
+        fdatasync_us,
+        unary_us,
+        floor_us,
+        put_us,
+        put_in_floors,
+        allowed,
+        get_us,
+        txn_us,
+    } = *found;
+    let compared = format!("{put_us}, {put_in_floors:.2} floors (aimed at: at most {allowed})");
+    let rows = [
+        ("a record written and synced", fdatasync_us.to_string()),
+        ("a unary call", unary_us.to_string()),
+        ("floor of a put: one sync, two calls", floor_us.to_string()),
+        ("put", compared),
+        ("get", get_us.to_string()),
+        ("txn", txn_us.to_string()),
+    ];
+    let rows = rows.map(|(what, micros)| vec![what.to_owned(), micros]);
+    rows_of(&["p50 of one client", "microseconds"], 2, rows)
 }
 
 /// The steps of a ramp.

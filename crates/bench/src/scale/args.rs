@@ -1,11 +1,10 @@
 //! The command line of `scale`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::args::{PeersArgs, rate, seconds};
+use crate::args::{PlaceArgs, rate, seconds};
 use crate::workload::Shape;
 
 /// A part of it.
@@ -67,15 +66,9 @@ pub struct ScaleArgs {
     /// One JSON object per result instead of tables.
     #[arg(long)]
     pub json: bool,
-    /// Where servers may write; a directory is made in it, and removed at the end.
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Leave the directory, with the servers' logs.
-    #[arg(long)]
-    pub keep: bool,
-    /// The programs.
+    /// Files and programs.
     #[command(flatten)]
-    pub peers: PeersArgs,
+    pub place: PlaceArgs,
 }
 
 impl ScaleArgs {

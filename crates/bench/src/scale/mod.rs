@@ -69,17 +69,10 @@ struct Place {
 
 impl Place {
     fn new(args: &ScaleArgs) -> Result<Self> {
-        let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let dir = tempfile::Builder::new().prefix("kv-bench-").tempdir_in(&parent);
-        let mut dir = dir.map_err(Error::io("create a directory", &parent))?;
-        if args.keep {
-            dir.disable_cleanup(true);
-            tell(&format!("files and logs stay in {}", dir.path().display()));
-        }
         Ok(Self {
-            dir,
-            peers: args.peers.peers(),
-            keep: args.keep,
+            dir: args.place.directory()?,
+            peers: args.place.peers.peers(),
+            keep: args.place.keep,
         })
     }
 

@@ -6,9 +6,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian::embedded::{Cluster, Options};
 
+use super::meridian::borders;
 use super::{Client, Kind, Site, System, Wanted, kv};
 use crate::error::{Error, Result};
-use crate::workload::{bank, keys};
 
 pub(super) struct Dev {
     cluster: Cluster,
@@ -16,13 +16,17 @@ pub(super) struct Dev {
 
 impl Dev {
     pub(super) async fn start(site: Site) -> Result<Self> {
+        if site.setup.engine.is_some() {
+            let what = "--engine goes with the system meridian: the embedded cluster chooses by itself";
+            return Err(Error::Usage(what.to_owned()));
+        }
         let mut options = Options::new(site.dir.join("data")).listen(([127, 0, 0, 1], 0).into());
         if site.regions.are_apart() {
             let delays = site.regions.given().iter().cloned();
             options = options.regions(3).delays(delays);
         }
         // The same ranges as in separate processes: see there.
-        options = options.split_at([bank::MIDDLE, "user", keys::USERS_MIDDLE]);
+        options = options.split_at(borders(&site.setup).iter().copied());
         let cluster = Cluster::start(options).await;
         let cluster = cluster.map_err(Error::system("dev", "the cluster does not start"))?;
         Ok(Self { cluster })

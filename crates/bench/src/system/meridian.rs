@@ -1,5 +1,5 @@
 //! Meridian in three server processes: two active nodes with all parts and a witness with a journal node, configured as
-//! `deploy/regions/cluster.toml`. Keys are divided into ranges so that each active node owns half of what every workload uses.
+//! `deploy/regions/cluster.toml`. All keys are in one range, or divided so that each active node owns half of what every workload uses.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use super::place::{Ways, free_ports};
 use super::process::until_ready;
 use super::{Client, Kind, Process, Region, Regions, Site, System, Wanted, kv, output_of};
+use crate::args::SetupArgs;
 use crate::error::{Error, Result};
 use crate::workload::{bank, keys};
 
@@ -71,6 +72,14 @@ fn with(mut command: Command, args: &[&str]) -> Command {
     command
 }
 
+/// Where ranges begin, but the first.
+pub(super) fn borders(setup: &SetupArgs) -> &'static [&'static str] {
+    match setup.divided {
+        true => &[bank::MIDDLE, "user", keys::USERS_MIDDLE],
+        false => &[],
+    }
+}
+
 /// Writes the configuration and has the cluster created; returns each node's file. They differ only in where the others are reached.
 async fn configure(
     site: &Site,
@@ -82,7 +91,7 @@ async fn configure(
         std::fs::write(path, text).map_err(Error::io("write the configuration", path))
     };
     let first = site.dir.join("cluster.toml");
-    write(&first, &configuration(&site.regions, addresses))?;
+    write(&first, &configuration(&site.regions, &site.setup, addresses))?;
     let mut init = Command::new(program);
     init.arg("init").arg("--config").arg(&first);
     output_of(init).await?;
@@ -101,7 +110,7 @@ async fn configure(
     Ok(files)
 }
 
-fn configuration(regions: &Regions, addresses: &BTreeMap<Region, SocketAddr>) -> String {
+fn configuration(regions: &Regions, setup: &SetupArgs, addresses: &BTreeMap<Region, SocketAddr>) -> String {
     let mut text = "[cluster]\n".to_owned();
     // Writing into a string does not fail.
     for region in Region::ALL {
@@ -111,8 +120,8 @@ fn configuration(regions: &Regions, addresses: &BTreeMap<Region, SocketAddr>) ->
             "[[cluster.region]]\nname = \"{region}\"\nkind = \"{kind}\"\n"
         );
     }
-    let starts = ["", bank::MIDDLE, "user", keys::USERS_MIDDLE];
-    for (start, region) in starts.into_iter().zip(Region::ACTIVE.into_iter().cycle()) {
+    let starts = std::iter::once("").chain(borders(setup).iter().copied());
+    for (start, region) in starts.zip(Region::ACTIVE.into_iter().cycle()) {
         let _ = write!(
             text,
             "[[cluster.range]]\nstart = \"{start}\"\nregion = \"{region}\"\n"
@@ -126,6 +135,8 @@ fn configuration(regions: &Regions, addresses: &BTreeMap<Region, SocketAddr>) ->
             "[cluster.settings]\nlead = {{ auto = {{ floor_ms = 0, ceiling_ms = 250 }} }}\nlease_ms = {lease_ms}\n"
         );
     }
+    let engine = setup.engine.as_ref();
+    let engine = engine.map(|engine| format!("settings.storage.engine = \"{engine}\"\n"));
     for (region, address) in addresses {
         let roles = match region {
             Region::W => r#""journal""#,
@@ -135,7 +146,8 @@ fn configuration(regions: &Regions, addresses: &BTreeMap<Region, SocketAddr>) ->
         let _ = write!(
             text,
             "[[node]]\nname = \"{region}\"\nregion = \"{region}\"\naddress = \"{address}\"\nroles = [{roles}]\n\
-             data_dir = \"{region}\"\nclock = {{ source = \"fixed\", bound_us = 50 }}\n"
+             data_dir = \"{region}\"\nclock = {{ source = \"fixed\", bound_us = 50 }}\n{}",
+            engine.as_deref().unwrap_or_default()
         );
     }
     text
@@ -148,6 +160,10 @@ impl System for Servers {
 
     fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(Process::pid).collect()
+    }
+
+    fn entry(&self) -> Option<SocketAddr> {
+        self.ways.address(Region::A, Region::A).ok()
     }
 
     fn connect(&self, wanted: Wanted) -> BoxFuture<'_, Result<Vec<Arc<dyn Client>>>> {
@@ -184,12 +200,20 @@ mod tests {
     #[test]
     fn the_configuration_is_one_that_meridian_takes() {
         let addresses = free_ports().unwrap();
-        for regions in [Regions::default(), Regions::new(true, Vec::new()).unwrap()] {
-            let text = configuration(&regions, &addresses);
+        let divided = SetupArgs {
+            divided: true,
+            engine: Some("sled".to_owned()),
+        };
+        for (regions, setup) in [
+            (Regions::default(), SetupArgs::default()),
+            (Regions::new(true, Vec::new()).unwrap(), divided),
+        ] {
+            let text = configuration(&regions, &setup, &addresses);
             let file = File::parse(&text).unwrap();
             let problems = meridian::config::check::check(&file, &text);
             let errors: Vec<_> = problems.iter().filter(|problem| problem.is_error).collect();
             assert!(errors.is_empty(), "{errors:?}\n{text}");
+            assert_eq!(file.cluster.ranges.len(), 1 + borders(&setup).len());
         }
     }
 }

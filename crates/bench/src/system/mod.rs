@@ -11,6 +11,7 @@ mod postgres;
 mod process;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use futures::future::BoxFuture;
 
+use crate::args::SetupArgs;
 use crate::error::Result;
 use crate::load::Failure;
 use crate::peers::Peers;
@@ -70,6 +72,8 @@ pub struct Site {
     pub max_clients: usize,
     /// Where the programs are.
     pub peers: Peers,
+    /// What is chosen of Meridian.
+    pub setup: SetupArgs,
 }
 
 /// The clients that are wanted.
@@ -90,6 +94,11 @@ pub trait System: Send + Sync {
 
     /// Its processes. Empty when it is in this one.
     fn pids(&self) -> Vec<u32>;
+
+    /// Where one of its nodes takes calls of Meridian's protocol.
+    fn entry(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// Connects clients. Several may share a connection, if that is how the system is meant to be used; if it is not, there may be
     /// fewer than wanted, but as many as the system was started for.

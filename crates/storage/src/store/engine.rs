@@ -16,9 +16,9 @@ use crate::error::StoreError;
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// A tree of pages, mostly in memory.
-    #[default]
     Sled,
     /// A log-structured tree, mostly on disk.
+    #[default]
     Fjall,
 }
 
@@ -31,38 +31,47 @@ impl fmt::Display for Engine {
     }
 }
 
-impl Engine {
-    /// Opens or creates the store of a node, and claims it for the node's cluster and keys. Files of another engine are left as
-    /// they are.
-    pub(crate) fn open(self, config: &Config) -> Result<Arc<dyn VersionStore>> {
-        let dir = &config.data_dir;
-        self.check(dir)?;
-        match self {
-            Self::Sled => claimed(
-                SledStore::open(dir, config.cache_bytes, config.flush_interval_ms)?,
-                config,
-            ),
-            Self::Fjall => claimed(FjallStore::open(dir, config.cache_bytes)?, config),
+/// Opens or creates the store of a node, and claims it for the node's cluster and keys. Files of another engine than the configuration
+/// asks for are left as they are; if it asks for none, whatever is there is gone on with.
+pub(crate) fn open(config: &Config) -> Result<Arc<dyn VersionStore>> {
+    let dir = &config.data_dir;
+    let engine = match config.engine {
+        Some(wanted) => {
+            wanted.check(dir)?;
+            wanted
         }
+        None => Engine::of(dir).unwrap_or_default(),
+    };
+    match engine {
+        Engine::Sled => claimed(
+            SledStore::open(dir, config.cache_bytes, config.flush_interval_ms)?,
+            config,
+        ),
+        Engine::Fjall => claimed(FjallStore::open(dir, config.cache_bytes)?, config),
+    }
+}
+
+impl Engine {
+    /// Whose files are in the directory.
+    fn of(dir: &Path) -> Option<Self> {
+        [Self::Sled, Self::Fjall]
+            .into_iter()
+            .find(|engine| engine.is_in(dir))
     }
 
     /// The engines tell each other by their files: directories from before there was a choice have no other mark.
     fn check(self, dir: &Path) -> Result<()> {
-        let other = match self {
-            Self::Sled => Self::Fjall,
-            Self::Fjall => Self::Sled,
-        };
-        match other.is_in(dir) {
-            false => Ok(()),
-            true => Err(StoreError::OtherEngine {
+        match Self::of(dir) {
+            Some(found) if found != self => Err(StoreError::OtherEngine {
                 dir: dir.to_owned(),
-                found: other,
+                found,
                 wanted: self,
             }),
+            _ => Ok(()),
         }
     }
 
-    fn is_in(self, dir: &Path) -> bool {
+    pub(super) fn is_in(self, dir: &Path) -> bool {
         match self {
             // Its pages, and its settings.
             Self::Sled => dir.join("db").exists() || dir.join("conf").exists(),

@@ -10,7 +10,7 @@
 //! be read (R6).
 
 mod encoding;
-mod engine;
+pub(crate) mod engine;
 mod fjall_store;
 mod memory;
 mod sled_store;

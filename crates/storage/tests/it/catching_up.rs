@@ -222,14 +222,14 @@ async fn a_directory_in_use_is_refused_with_a_reason() {
     let world = World::new();
     let dir = tempfile::tempdir().unwrap();
     let node = world.start_in("st1", dir.path()).await;
-    let opened = meridian_storage::store::SledStore::open(dir.path(), 1 << 20, 500);
+    let opened = meridian_storage::store::FjallStore::open(dir.path(), 1 << 20);
     assert!(matches!(opened, Err(meridian_storage::StoreError::Locked { .. })));
     let other = meridian_storage::Config {
         data_dir: dir.path().to_owned(),
-        engine: meridian_storage::Engine::Fjall,
+        engine: Some(meridian_storage::Engine::Sled),
         ..world.config()
     };
     let refused = world.try_start("st1", other).await.map(|_| ()).unwrap_err();
-    assert!(refused.to_string().contains("kept by sled"), "{refused}");
+    assert!(refused.to_string().contains("kept by fjall"), "{refused}");
     node.stop().await;
 }

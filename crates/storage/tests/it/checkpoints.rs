@@ -154,7 +154,7 @@ async fn outlives_an_emptied_directory(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let with_peers = |peers: &[&'static str]| Config {
         data_dir: dir.path().to_owned(),
-        engine,
+        engine: Some(engine),
         ..config(&world, peers)
     };
     let second = world.try_start("st2", with_peers(&["st1"])).await.unwrap();

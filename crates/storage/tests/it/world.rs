@@ -185,7 +185,7 @@ impl World {
         self.node(env.node.clone(), env, started.unwrap(), shutdown)
     }
 
-    /// A node on sled in `dir`.
+    /// A node on the default engine in `dir`.
     pub async fn start_in(&self, name: &'static str, dir: &Path) -> Node {
         let config = Config {
             data_dir: dir.to_owned(),
@@ -194,7 +194,7 @@ impl World {
         self.try_start(name, config).await.unwrap()
     }
 
-    /// A node on sled where the configuration says, or why there is none.
+    /// A node on an engine where the configuration says, or why there is none.
     pub async fn try_start(&self, name: &'static str, config: Config) -> Result<Node, ServiceFailure> {
         let (env, owners) = self.env(name);
         let shutdown = CancellationToken::new();

@@ -130,7 +130,7 @@ fn the_files_of_another_engine_are_refused_and_left_alone() {
             Engine::Fjall => open_fjall(dir.path()).unwrap().close(),
         }
         let before = files(dir.path());
-        let refused = other.open(&config(other)).map(|_| ()).unwrap_err();
+        let refused = engine::open(&config(Some(other))).map(|_| ()).unwrap_err();
         assert!(
             matches!(refused, StoreError::OtherEngine { found, wanted, .. } if (found, wanted) == (ours, other))
         );
@@ -147,6 +147,21 @@ fn the_files_of_another_engine_are_refused_and_left_alone() {
             files(dir.path()) == before,
             "the files of {ours} are as they were"
         );
-        ours.open(&config(ours)).map(|_| ()).unwrap();
+        for asked in [Some(ours), None] {
+            engine::open(&config(asked)).map(|_| ()).unwrap();
+            let changed = other.is_in(dir.path());
+            assert!(!changed, "{ours} goes on where {asked:?} is asked for");
+        }
     }
+}
+
+#[test]
+fn an_empty_directory_is_kept_by_fjall_if_nothing_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: dir.path().to_owned(),
+        ..Config::default()
+    };
+    engine::open(&config).map(|_| ()).unwrap();
+    assert!(Engine::Fjall.is_in(dir.path()) && !Engine::Sled.is_in(dir.path()));
 }

@@ -1,0 +1,196 @@
+//! `floors`: what one client of Meridian waits for, beside what nobody can do without: a sync of the disk, and a message to another
+//! process and back. All of it in turns, on the same disk, in one run.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use meridian_rpc::v1::OutcomeRequest;
+use meridian_rpc::v1::kv_client::KvClient;
+use serde::Serialize;
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
+
+use crate::args::FloorsArgs;
+use crate::error::{Error, Result};
+use crate::load::Alarm;
+use crate::measure::{Load, measure};
+use crate::run::Started;
+use crate::system::{Kind, timer};
+use crate::workload::{Generators, Workload};
+
+/// What is written before each sync: about a record of the journal with a value of 100 bytes.
+const RECORD_BYTES: usize = 200;
+/// The file is set aside before, as the journal's are.
+const FILE_BYTES: usize = 16 << 20;
+/// Syncs, and calls, of one round.
+const EACH: usize = 500;
+/// A put is to take at most so many times its floor.
+const ALLOWED: f64 = 1.5;
+/// A longer time counts as this one. Microseconds.
+const MOST_MICROS: u64 = 600_000_000;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Floors {
+    /// A write of some 200 bytes and its fdatasync; microseconds, p50.
+    pub fdatasync_us: u64,
+    /// A unary gRPC call to a server process that does nothing for it, and its answer; microseconds, p50.
+    pub unary_us: u64,
+    /// One sync and two calls: the client's, and that of a replica.
+    pub floor_us: u64,
+    /// A put of one client; microseconds, p50.
+    pub put_us: u64,
+    /// The same in floors.
+    pub put_in_floors: f64,
+    /// At most so many are aimed at.
+    pub allowed: f64,
+    /// A strong get; microseconds, p50.
+    pub get_us: u64,
+    /// A transaction that reads two keys and writes both; microseconds, p50.
+    pub txn_us: u64,
+}
+
+/// Measures everything in turns.
+///
+/// # Errors
+/// The disk, or a server, does not do what it should.
+pub async fn floors(started: &Started, args: &FloorsArgs, dir: &Path) -> Result<Floors> {
+    let system = started
+        .systems
+        .first()
+        .ok_or_else(|| Error::Usage("nothing to measure".to_owned()))?;
+    if started.regions.are_apart() {
+        return Err(Error::Usage(
+            "floors are those of one place: without --regions 3".to_owned(),
+        ));
+    }
+    let entry = system
+        .entry()
+        .ok_or_else(|| Error::Usage(format!("{} takes no calls over gRPC", system.kind())))?;
+    let alarm = Alarm::Exact(timer()?);
+    let mut syncs = Syncs::new(dir)?;
+    let mut unary = Unary::new(entry)?;
+    let mut times = [times(), times(), times()];
+    for round in 1..=args.rounds {
+        syncs.round()?;
+        unary.round().await?;
+        for (workload, times) in WORKLOADS.into_iter().zip(&mut times) {
+            let load = Load {
+                generators: Generators::new(workload, args.site.shape(), args.site.seed, round.into()),
+                clients: 1,
+                warm_up: Duration::from_millis(300),
+                length: args.seconds,
+                rate: None,
+            };
+            let (summaries, _) = measure(system.as_ref(), &[None], load, &alarm).await?;
+            for summary in summaries.values() {
+                times.saturating_record((summary.quantile_ms(0.5) * 1e3) as u64);
+            }
+        }
+    }
+    let p50 = |times: &Histogram<u64>| times.value_at_quantile(0.5);
+    let [put_us, get_us, txn_us] = [0, 1, 2].map(|index: usize| times.get(index).map_or(0, p50));
+    let (fdatasync_us, unary_us) = (p50(&syncs.times), p50(&unary.times));
+    let floor_us = fdatasync_us + 2 * unary_us;
+    Ok(Floors {
+        fdatasync_us,
+        unary_us,
+        floor_us,
+        put_us,
+        put_in_floors: put_us as f64 / floor_us.max(1) as f64,
+        allowed: ALLOWED,
+        get_us,
+        txn_us,
+    })
+}
+
+const WORKLOADS: [Workload; 3] = [Workload::Put, Workload::Get, Workload::Txn];
+/// The only system of which floors are measured.
+pub const SYSTEM: Kind = Kind::Meridian;
+
+fn times() -> Histogram<u64> {
+    match Histogram::new_with_bounds(1, MOST_MICROS, 3) {
+        Ok(times) => times,
+        Err(error) => unreachable!("constant bounds: {error}"),
+    }
+}
+
+fn record(times: &mut Histogram<u64>, began: Instant) {
+    times.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+}
+
+/// Records written one after the other into a file that was set aside, each synced.
+struct Syncs {
+    file: File,
+    written: usize,
+    times: Histogram<u64>,
+}
+
+impl Syncs {
+    fn new(dir: &Path) -> Result<Self> {
+        let path = dir.join("floor");
+        let made = File::create(&path).and_then(|mut file| {
+            file.write_all(&vec![0; FILE_BYTES])?;
+            file.sync_all()?;
+            File::options().write(true).open(&path)
+        });
+        Ok(Self {
+            file: made.map_err(Error::io("create", &path))?,
+            written: 0,
+            times: times(),
+        })
+    }
+
+    fn round(&mut self) -> Result<()> {
+        for _ in 0..EACH.min((FILE_BYTES - self.written) / RECORD_BYTES) {
+            let began = Instant::now();
+            let synced = self.file.write_all(&[1; RECORD_BYTES]);
+            let synced = synced.and_then(|()| self.file.sync_data());
+            synced.map_err(Error::io("sync", Path::new("floor")))?;
+            record(&mut self.times, began);
+            self.written += RECORD_BYTES;
+        }
+        Ok(())
+    }
+}
+
+/// A call that is refused at once: the outcome of no transaction.
+struct Unary {
+    client: KvClient<tonic::transport::Channel>,
+    times: Histogram<u64>,
+}
+
+impl Unary {
+    fn new(entry: SocketAddr) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://{entry}"));
+        let channel = endpoint.map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Self {
+            client: KvClient::new(channel.tcp_nodelay(true).connect_lazy()),
+            times: times(),
+        })
+    }
+
+    async fn round(&mut self) -> Result<()> {
+        for _ in 0..EACH {
+            let began = Instant::now();
+            let refused = self.client.outcome(OutcomeRequest::default()).await;
+            match refused {
+                Err(status) if status.code() == tonic::Code::InvalidArgument => {
+                    record(&mut self.times, began);
+                }
+                other => {
+                    let what = format!("a call that is to be refused: {:?}", other.map(|_| ()));
+                    return Err(Error::System {
+                        system: SYSTEM.name(),
+                        what,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}

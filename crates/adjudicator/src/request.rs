@@ -151,6 +151,7 @@ impl Control {
                 owner: name,
                 epoch,
                 not_owner: true,
+                closure: None,
             })),
             Self::Change(_, reply) => drop(reply.send(ChangeResponse {
                 owner: name,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! feed ── entries, closures ──> Intake ── batch ──> store ── then ──> closed (wakes reads)
+//! closer ── owners' answers ──────^
 //! ```
 //! The feed of the nearest journal node is followed; when it breaks, falls silent although there is more, or does not get on with
 //! what reads wait for while others do, another one's, from the positions that were applied, until a nearer one has come as far:
@@ -15,12 +16,13 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use meridian_protocol::events;
 use meridian_rpc::internal::journal_client::JournalClient;
-use meridian_rpc::internal::{FeedBatch, FeedRequest, FeedStart};
+use meridian_rpc::internal::{Closure, FeedBatch, FeedRequest, FeedStart};
 use meridian_rpc::{Env, KvError};
 use meridian_types::mutation::{Rule, is_broken};
 use meridian_types::{NodeName, RangeMap, StreamId, limits};
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
@@ -41,6 +43,8 @@ pub(crate) struct Applier {
     env: Env,
     journals: Vec<NodeName>,
     intake: Intake,
+    /// From the closer: what owners have answered.
+    answers: mpsc::Receiver<Closure>,
     /// The streams that were followed since the start, or were known then.
     known: BTreeSet<StreamId>,
     rng: StdRng,
@@ -67,13 +71,19 @@ impl From<StoreError> for Left {
 }
 
 impl Applier {
-    pub fn new(shared: Arc<Shared>, env: Env, journals: Vec<NodeName>) -> Result<Self, StoreError> {
+    pub fn new(
+        shared: Arc<Shared>,
+        env: Env,
+        journals: Vec<NodeName>,
+        answers: mpsc::Receiver<Closure>,
+    ) -> Result<Self, StoreError> {
         let rng = env.rng();
         let mut applier = Self {
             intake: Intake::new(shared.config.keys.clone(), BTreeMap::new()),
             shared,
             env,
             journals,
+            answers,
             known: BTreeSet::new(),
             rng,
         };
@@ -242,6 +252,12 @@ impl Applier {
             let next = tokio::select! {
                 biased;
                 next = timeout(quiet, feed.next()) => next,
+                Some(closure) = self.answers.recv() => {
+                    if let Err(error) = self.take_answers(closure).await {
+                        return error.into();
+                    }
+                    continue;
+                }
                 nearer = &mut nearer => return Left::Changed(nearer),
                 other = &mut ahead => {
                     tracing::warn!(node = %self.shared.node, %journal, "another journal node knows more: its feed is followed");
@@ -277,6 +293,17 @@ impl Applier {
             self.env.network.clone(),
             self.journals.clone(),
         )
+    }
+
+    /// Takes what owners have answered: it counts once all that it depends on was applied (R14).
+    async fn take_answers(&mut self, first: Closure) -> Result<(), StoreError> {
+        let mut next = Some(first);
+        while let Some(closure) = next.take() {
+            self.intake.offer(closure);
+            next = self.answers.try_recv().ok();
+        }
+        let gathered = self.intake.drain();
+        self.apply(gathered).await
     }
 
     /// Takes one message, and what else has arrived by now up to the batch's size; then applies all of it at

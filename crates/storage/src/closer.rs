@@ -1,5 +1,5 @@
 //! Asks owners to close ranges for the reads that wait (R15): one request under way per range, shared by all
-//! of them. The same request, sent every now and then also when nobody waits, tells the owner where its range is read (R16).
+//! of them. The answer holds the closure, which the applier is given: it takes it as it takes those of the feed (R14). The same request, sent every now and then also when nobody waits, tells the owner where its range is read (R16).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use meridian_rpc::Env;
 use meridian_rpc::internal::adjudicator_client::AdjudicatorClient;
-use meridian_rpc::internal::{CloseThroughRequest, CloseThroughResponse};
+use meridian_rpc::internal::{CloseThroughRequest, CloseThroughResponse, Closure};
 use meridian_types::{Epoch, RangeId, StreamId, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::shared::{Figures, Shared, Want};
@@ -28,6 +29,8 @@ pub(crate) struct Closer {
     env: Env,
     rng: StdRng,
     asked: BTreeMap<RangeId, Asked>,
+    /// To the applier.
+    closures: mpsc::Sender<Closure>,
 }
 
 /// What is known of the requests for one range.
@@ -44,8 +47,8 @@ struct Asked {
 
 /// One request's end.
 enum Answer {
-    /// From the owner.
-    Closed(Timestamp),
+    /// From the owner: how far it is closed, and the closure that says so.
+    Closed(Timestamp, Option<Closure>),
     /// Somebody else is the owner; whether it is known who.
     Elsewhere { is_known: bool },
     /// Nobody could be asked, or did not answer.
@@ -55,13 +58,14 @@ enum Answer {
 type Requests = FuturesUnordered<BoxFuture<'static, (RangeId, Timestamp, Answer)>>;
 
 impl Closer {
-    pub fn new(shared: Arc<Shared>, env: Env) -> Self {
+    pub fn new(shared: Arc<Shared>, env: Env, closures: mpsc::Sender<Closure>) -> Self {
         let rng = env.rng();
         Self {
             shared,
             env,
             rng,
             asked: BTreeMap::new(),
+            closures,
         }
     }
 
@@ -145,6 +149,7 @@ impl Closer {
                         owner: node,
                         epoch,
                         not_owner,
+                        closure,
                     } = response.into_inner();
                     if not_owner {
                         shared.owners.forget(stream, owner.epoch);
@@ -153,7 +158,10 @@ impl Closer {
                             is_known: !node.is_empty(),
                         }
                     } else {
-                        Answer::Closed(Timestamp(closed))
+                        Answer::Closed(
+                            Timestamp(closed),
+                            closure.filter(|closure| closure.range == range.0),
+                        )
                     }
                 }
                 Ok(Err(status)) => {
@@ -174,8 +182,12 @@ impl Closer {
         let close_again = Duration::from_millis(self.shared.config.close_again_ms);
         let failures = self.asked.get(&range).map_or(0, |asked| asked.failures);
         let (pause, failures) = match &answer {
-            Answer::Closed(closed) => {
+            Answer::Closed(closed, closure) => {
                 self.shared.announce(range, *closed);
+                if let Some(closure) = closure {
+                    // Without room it is asked for again.
+                    let _ = self.closures.try_send(closure.clone());
+                }
                 if *closed >= wanted {
                     (close_again, 0)
                 } else {
@@ -192,7 +204,7 @@ impl Closer {
             }
         };
         let asked = self.asked.entry(range).or_default();
-        if let Answer::Closed(closed) = answer {
+        if let Answer::Closed(closed, _) = answer {
             asked.answered = asked.answered.max(closed);
         }
         asked.under_way = false;

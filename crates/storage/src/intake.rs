@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use meridian_protocol::closing::ClosedMap;
+use meridian_protocol::closing::{self, ClosedMap, FeedGate};
 use meridian_protocol::events;
 use meridian_rpc::internal::entry::Kind;
 use meridian_rpc::internal::feed_event::Event;
@@ -26,6 +26,8 @@ pub(crate) struct Intake {
     /// A closure was taken: reads may have been answered.
     has_closed: bool,
     gathered: Gathered,
+    /// Keeps the order of closures that did not come with the feed.
+    gate: FeedGate,
 }
 
 /// What to apply, and the closures to believe afterwards.
@@ -40,7 +42,9 @@ pub(crate) struct Gathered {
 impl Intake {
     /// Goes on from what the store holds.
     pub fn new(keys: KeyRange, progress: BTreeMap<StreamId, Progress>) -> Self {
+        let lsns = progress.iter().map(|(stream, at)| (*stream, at.position.lsn));
         Self {
+            gate: FeedGate::new(lsns),
             keys,
             progress,
             promised: ClosedMap::new(),
@@ -73,11 +77,19 @@ impl Intake {
                     .ok_or_else(|| FeedFault::Broken("an event without its entry".into()))?;
                 self.take_entry(StreamId(fed.stream), entry, map)
             }
-            Some(Event::Closure(closure)) => self.take_closure(&closure),
+            Some(Event::Closure(closure)) => self.take_closure(closure),
             Some(Event::Trimmed(trimmed)) => Err(self.take_trimmed(&trimmed)),
             None => Err(FeedFault::Broken(
                 "an event that is neither entry nor closure".into(),
             )),
+        }
+    }
+
+    /// Takes a closure that its owner has answered with. No journal node has seen to its order: it waits here for the entries that it
+    /// depends on (R14).
+    pub fn offer(&mut self, closure: Closure) {
+        if let Some(closure) = self.gate.offer(from_wire(closure)) {
+            self.believe(&closure);
         }
     }
 
@@ -134,6 +146,9 @@ impl Intake {
         self.progress.insert(stream, after);
         self.gathered.batch.progress.insert(stream, after);
         self.gathered.entries += 1;
+        for closure in self.gate.on_sent(stream, position.lsn) {
+            self.believe(&closure);
+        }
         Ok(())
     }
 
@@ -186,7 +201,7 @@ impl Intake {
         }
     }
 
-    fn take_closure(&mut self, closure: &Closure) -> Result<(), FeedFault> {
+    fn take_closure(&mut self, closure: Closure) -> Result<(), FeedFault> {
         // R14 is the journal node's to keep; a closure that runs ahead of it would let reads miss writes.
         for after in &closure.after {
             if self.lsn(StreamId(after.stream)) < Lsn(after.lsn) && !is_broken(Rule::ClosureOrder) {
@@ -199,15 +214,31 @@ impl Intake {
                 )));
             }
         }
-        let (range, x) = (RangeId(closure.range), Timestamp(closure.closed));
+        self.believe(&from_wire(closure));
+        Ok(())
+    }
+
+    fn believe(&mut self, closure: &closing::Closure) {
+        let (range, x) = (closure.range, closure.x);
         tracing::trace!(
-            target: events::TARGET, event = "complete", range = range.0, epoch = closure.epoch, x = x.0,
-            after = ?After(closure)
+            target: events::TARGET, event = "complete", range = range.0, epoch = closure.epoch.0, x = x.0,
+            after = ?closure.after
         );
         self.promised.close(range, x);
         self.has_closed = true;
         self.gathered.closures.push((range, x));
-        Ok(())
+    }
+}
+
+fn from_wire(closure: Closure) -> closing::Closure {
+    let after = closure.after.into_iter();
+    closing::Closure {
+        range: RangeId(closure.range),
+        epoch: Epoch(closure.epoch),
+        x: Timestamp(closure.closed),
+        after: after
+            .map(|after| (StreamId(after.stream), Lsn(after.lsn)))
+            .collect(),
     }
 }
 
@@ -218,18 +249,6 @@ impl fmt::Debug for Keys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|write| &write.key))
-            .finish()
-    }
-}
-
-/// What a closure depends on, as its owner logs it.
-struct After<'a>(&'a Closure);
-
-impl fmt::Debug for After<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let after = self.0.after.iter();
-        f.debug_list()
-            .entries(after.map(|after| (StreamId(after.stream), Lsn(after.lsn))))
             .finish()
     }
 }
@@ -372,6 +391,37 @@ mod tests {
         let keys: Vec<_> = batch.versions.iter().map(|write| write.key.to_string()).collect();
         assert_eq!(keys, ["b", "cz"]);
         assert_eq!(intake.lsn(StreamId(1)), Lsn(2));
+    }
+
+    fn answered(closed: u64, after: u64) -> Closure {
+        match closure(closed, after).event {
+            Some(Event::Closure(closure)) => closure,
+            _ => unreachable!("made as one"),
+        }
+    }
+
+    #[test]
+    fn what_an_owner_answers_waits_for_the_entries_that_it_depends_on() {
+        let (mut intake, map) = intake();
+        // One answer after the other, each a little ahead of what was fed: none is lost.
+        for lsn in 1..=3 {
+            intake.offer(answered(lsn * 10, lsn));
+        }
+        assert!(intake.drain().closures.is_empty());
+        intake.take(entry(1, 1, Kind::Commit, 9, &["a"]), &map).unwrap();
+        assert_eq!(intake.drain().closures, [(RangeId(1), Timestamp(10))]);
+        intake.take(entry(1, 2, Kind::Commit, 11, &["a"]), &map).unwrap();
+        intake.take(entry(1, 3, Kind::Commit, 21, &["a"]), &map).unwrap();
+        let closures = intake.drain().closures;
+        assert_eq!(
+            closures,
+            [(RangeId(1), Timestamp(20)), (RangeId(1), Timestamp(30))]
+        );
+        intake.offer(answered(40, 3));
+        assert_eq!(intake.drain().closures, [(RangeId(1), Timestamp(40))], "at once");
+        // From now on a write below it is a violation (I6).
+        let late = intake.take(entry(1, 4, Kind::Commit, 40, &["a"]), &map);
+        assert!(matches!(late, Err(FeedFault::Violation(_))), "{late:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use meridian_rpc::owner::Owners;
 use meridian_rpc::v1::{AppliedStatus, ServiceStatus};
 use meridian_rpc::{Env, Listener, Service, ServiceFailure, Started};
 use meridian_types::{NodeName, limits};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ const CHECKPOINTS: &str = "checkpoint";
 /// How long a predecessor in the same process or another may take to let go of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Closures that owners have answered with and that wait for the applier.
+const CLOSURES: usize = 256;
 
 /// Starts a storage node on the versions in `config.data_dir`, and returns once they are open; it then
 /// catches up with the journal by itself. `journals` are the journal nodes, the nearest first.
@@ -69,13 +72,14 @@ pub fn start_with_store(
     let checkpoints = checkpoints.map_err(|fault| failure(unusable(&dir, &fault)))?;
     let shared = Shared::new(config, &env, owners, store, checkpoints, own).map_err(failure)?;
     let shared = Arc::new(shared);
-    let applier = Applier::new(shared.clone(), env.clone(), journals.clone()).map_err(failure)?;
+    let (to_applier, answers) = mpsc::channel(CLOSURES);
+    let applier = Applier::new(shared.clone(), env.clone(), journals.clone(), answers).map_err(failure)?;
     let mut workers = JoinSet::new();
     let writer = checkpoint::Worker::new(shared.clone(), env.clone());
     checkpoint::spawn(&mut workers, writer);
     workers.spawn(checkpoint::tell(shared.clone(), env.network.clone(), journals));
     workers.spawn(applier.run());
-    workers.spawn(Closer::new(shared.clone(), env).run());
+    workers.spawn(Closer::new(shared.clone(), env, to_applier).run());
     workers.spawn(ends::run(shared.clone()));
     workers.spawn(Retention::new(shared.clone()).run());
     let reads = Reads {

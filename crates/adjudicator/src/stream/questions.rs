@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meridian_clock::Interval;
 use meridian_protocol::adjudication::{AttemptAnswer, OutcomeAnswer as Known};
 use meridian_protocol::closing::Closure;
 use meridian_protocol::events;
@@ -35,7 +36,7 @@ pub(super) struct CloseWaiter {
 
 impl Owner {
     /// Any question, while the owner serves.
-    pub(super) fn on_question(&mut self, control: Control, peers: &mut [Peer]) {
+    pub(super) fn on_question(&mut self, control: Control) {
         match control {
             // An owner that cannot renew its lease must not be found for ever.
             Control::Locate(_) | Control::CloseThrough(..) if self.waits_for_lease(&control) => {
@@ -55,7 +56,7 @@ impl Owner {
                 if let Some(journal) = self.ctx.journals.iter().position(|name| *name == journal) {
                     self.lead.on_read(journal, self.ctx.now());
                 }
-                self.close_through(at, reply, peers);
+                self.close_through(at, reply);
             }
             Control::Change(change, reply) => self.on_change(&change, reply),
             Control::RaiseFloor(floor, reply) => self.on_raise_floor(floor, reply),
@@ -74,29 +75,27 @@ impl Owner {
     }
 
     /// The lease was renewed: those who waited for it are answered.
-    pub(super) fn answer_lease_waiters(&mut self, peers: &mut [Peer]) {
+    pub(super) fn answer_lease_waiters(&mut self) {
         if self.lease_waiters.is_empty() || !self.adjudication.is_deciding(self.ctx.now()) {
             return;
         }
         for control in std::mem::take(&mut self.lease_waiters) {
-            self.on_question(control, peers);
+            self.on_question(control);
         }
     }
 
     /// R15: a read waits for the range to be closed through `at`.
-    fn close_through(
-        &mut self,
-        at: Timestamp,
-        reply: oneshot::Sender<CloseThroughResponse>,
-        peers: &mut [Peer],
-    ) {
-        self.note_use(self.ctx.now());
-        let closed = self.close(peers);
+    fn close_through(&mut self, at: Timestamp, reply: oneshot::Sender<CloseThroughResponse>) {
+        let now = self.ctx.now();
+        self.note_use(now);
+        let lead = self.lead_now(now).close;
+        let closure = self.closure(now, lead);
+        let closed = closure.as_ref().map_or(Timestamp::ZERO, |closure| closure.x);
         if closed < at && self.is_held_back(at) && self.close_waiters.len() < MAX_CLOSE_WAITERS {
             let until = Instant::now() + CLOSE_PATIENCE;
             self.close_waiters.push(CloseWaiter { at, until, reply });
         } else {
-            self.tell_closed(reply, closed);
+            self.tell_closed(reply, closure);
         }
     }
 
@@ -109,13 +108,16 @@ impl Owner {
     }
 
     /// Something that held a closure back is gone, or somebody has waited for one for long enough.
-    pub(super) fn answer_close_waiters(&mut self, at: Instant, peers: &mut [Peer]) {
+    pub(super) fn answer_close_waiters(&mut self, at: Instant) {
         let may_close = std::mem::take(&mut self.cross.may_close);
         if self.close_waiters.is_empty() || self.phase != Phase::Serving {
             return;
         }
         if may_close || self.close_waiters.iter().any(|waiter| waiter.until <= at) {
-            let closed = self.close(peers);
+            let now = self.ctx.now();
+            let lead = self.lead_now(now).close;
+            let closure = self.closure(now, lead);
+            let closed = closure.as_ref().map_or(Timestamp::ZERO, |closure| closure.x);
             let waiters = std::mem::take(&mut self.close_waiters);
             let (done, waiting) = waiters
                 .into_iter()
@@ -123,7 +125,7 @@ impl Owner {
             self.close_waiters = waiting;
             let done: Vec<CloseWaiter> = done;
             for waiter in done {
-                self.tell_closed(waiter.reply, closed);
+                self.tell_closed(waiter.reply, closure.clone());
             }
         }
     }
@@ -148,24 +150,29 @@ impl Owner {
             && self.adjudication.is_deciding(self.ctx.now())
     }
 
-    /// Closes as far as it may be closed now, and has it sent to every journal node. Returns how far.
-    fn close(&mut self, peers: &mut [Peer]) -> Timestamp {
+    /// Closes as far as it may be closed now, and has it sent to every journal node.
+    fn close(&mut self, peers: &mut [Peer]) {
         self.next_closure_for_all = self.ctx.next_tick(self.ctx.config.closed_interval());
-        self.close_for(peers, |_, _| true)
+        self.close_for(peers, |_, _| true);
     }
 
-    /// Closes as far as it may be closed now, and has it sent to these journal nodes. Returns how far.
-    fn close_for(&mut self, peers: &mut [Peer], is_told: impl Fn(&LeadMeter, usize) -> bool) -> Timestamp {
-        let now = self.ctx.now();
-        let lead = self.lead_now(now);
-        let Some(closure) = self.adjudication.close(now, lead.close) else {
-            return Timestamp::ZERO;
-        };
-        let closed = closure.x;
+    /// Closes as far as it may be closed now.
+    fn closure(&mut self, now: Interval, lead: Duration) -> Option<Closure> {
+        let closure = self.adjudication.close(now, lead)?;
         tracing::trace!(
             target: events::TARGET, event = "closed", stream = self.stream.0, range = closure.range.0,
-            epoch = closure.epoch.0, x = closed.0, after = ?closure.after
+            epoch = closure.epoch.0, x = closure.x.0, after = ?closure.after
         );
+        Some(closure)
+    }
+
+    /// Closes as far as it may be closed now, and has it sent to these journal nodes.
+    fn close_for(&mut self, peers: &mut [Peer], is_told: impl Fn(&LeadMeter, usize) -> bool) {
+        let now = self.ctx.now();
+        let lead = self.lead_now(now);
+        let Some(closure) = self.closure(now, lead.close) else {
+            return;
+        };
         let closure = to_wire(closure);
         for (journal, peer) in peers.iter_mut().enumerate() {
             if is_told(&self.lead, journal) {
@@ -174,12 +181,12 @@ impl Owner {
         }
         self.last_closure = Some(closure);
         self.next_closure = self.ctx.next_tick(lead.interval);
-        closed
     }
 
-    fn tell_closed(&self, reply: oneshot::Sender<CloseThroughResponse>, closed: Timestamp) {
+    fn tell_closed(&self, reply: oneshot::Sender<CloseThroughResponse>, closure: Option<Closure>) {
         let _ = reply.send(CloseThroughResponse {
-            closed: closed.0,
+            closed: closure.as_ref().map_or(0, |closure| closure.x.0),
+            closure: closure.map(to_wire),
             owner: self.ctx.env.node.0.clone(),
             epoch: self.replication.epoch().0,
             not_owner: false,

@@ -134,7 +134,7 @@ impl Task {
             && !self.parked.is_empty()
         {
             for control in self.parked.drain(..) {
-                owner.on_question(control, &mut self.peers);
+                owner.on_question(control);
             }
             owner.pump(&mut self.peers);
         }

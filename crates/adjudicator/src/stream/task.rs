@@ -353,7 +353,7 @@ impl Task {
                 control.not_owner(self.stream.0, self.known_owner.as_ref());
             }
             Role::Owner(owner) if owner.phase == Phase::Serving => {
-                owner.on_question(control, &mut self.peers);
+                owner.on_question(control);
             }
             _ if self.parked.len() >= MAX_PARKED => control.not_owner(self.stream.0, None),
             _ => {
@@ -394,9 +394,9 @@ impl Task {
             owner.decide_held();
             owner.release_the_waiting();
             owner.see_about_open_attempts(at);
-            owner.answer_lease_waiters(&mut self.peers);
+            owner.answer_lease_waiters();
             owner.close_periodically(at, &mut self.peers);
-            owner.answer_close_waiters(at, &mut self.peers);
+            owner.answer_close_waiters(at);
             owner.forget_old(at);
             for peer in &mut self.peers {
                 peer.paused_until = peer.paused_until.filter(|until| at < *until);

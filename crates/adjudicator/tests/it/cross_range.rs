@@ -161,13 +161,13 @@ impl World {
     }
 
     /// What the owner of the other range says it is closed through, asked to close as far as it can.
-    async fn close_other(&self, name: &str) -> u64 {
+    async fn close_other(&self, name: &str) -> CloseThroughResponse {
         let request = CloseThroughRequest {
             stream: OTHER,
             timestamp: self.cluster.now().0,
             journal: "j1".to_owned(),
         };
-        self.cluster.close(name, request).await.closed
+        self.cluster.close(name, request).await
     }
 }
 
@@ -268,7 +268,7 @@ async fn a_closure_of_the_participant_waits_for_the_record_of_the_home() {
     let txn = world.txn("a", "x");
     let committed = world.commit(&txn).await;
     sleep(Duration::from_millis(20)).await;
-    let closed = world.close_other("a2").await;
+    let closed = world.close_other("a2").await.closed;
     assert!(closed >= committed.commit);
     sleep(Duration::from_millis(5)).await;
     let closure = world.cluster.journals[0].closure_of(OTHER).unwrap();
@@ -279,7 +279,7 @@ async fn a_closure_of_the_participant_waits_for_the_record_of_the_home() {
 #[tokio::test(start_paused = true)]
 async fn while_an_outcome_is_open_its_keys_are_held_and_the_range_is_not_closed_over_it() {
     let mut world = World::start().await;
-    let closed_before = world.close_other("a2").await;
+    let closed_before = world.close_other("a2").await.closed;
     let txn = world.txn("a", "x");
     let asked = Instant::now();
     let voted = world.send_other(&txn).await;
@@ -288,7 +288,7 @@ async fn while_an_outcome_is_open_its_keys_are_held_and_the_range_is_not_closed_
         decision::Result::Voted(_)
     ));
     sleep(Duration::from_millis(30)).await;
-    let closed = world.close_other("a2").await;
+    let closed = world.close_other("a2").await.closed;
     let lower = txn.start.0 + 1;
     assert!(
         closed >= closed_before && closed < lower + 10_000_000,
@@ -411,12 +411,14 @@ async fn a_successor_closes_only_after_the_other_streams_have_raised_their_floor
     world.cluster.kill("a2").await;
     world.other = world.cluster.decider_of("a1", OTHER).await;
     let asked = Instant::now();
-    while world.close_other("a1").await < committed.commit {
+    let closure = loop {
+        let answer = world.close_other("a1").await;
+        if answer.closed >= committed.commit {
+            break answer.closure.unwrap();
+        }
         assert!(asked.elapsed() < Duration::from_secs(5), "never closed");
         sleep(Duration::from_millis(10)).await;
-    }
-    sleep(Duration::from_millis(5)).await;
-    let closure = world.cluster.journals[0].closure_of(OTHER).unwrap();
+    };
     let of_home = closure.after.iter().find(|after| after.stream == HOME);
     assert!(
         of_home.is_some_and(|after| after.lsn >= committed.lsn),
@@ -458,7 +460,7 @@ async fn a_home_that_dies_leaves_no_prepare_open() {
     let answer = world.cluster.client("a2").attempt_outcome(query).await;
     let answer = answer.unwrap().into_inner();
     match answer.outcome() {
-        Outcome::Committed => assert!(world.close_other("a2").await >= answer.commit),
+        Outcome::Committed => assert!(world.close_other("a2").await.closed >= answer.commit),
         Outcome::Aborted => {}
         other => panic!("{other:?}: {end:?}"),
     }

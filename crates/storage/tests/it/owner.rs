@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use futures::Stream;
 use meridian_rpc::internal::adjudicator_server::Adjudicator;
 use meridian_rpc::internal::{
-    AttemptQuery, CloseThroughRequest, CloseThroughResponse, DecideBatch, DecisionBatch, LocateRequest,
-    LocateResponse, OutcomeAnswer, OutcomeQuery,
+    AttemptQuery, CloseThroughRequest, CloseThroughResponse, Closure, DecideBatch, DecisionBatch,
+    LocateRequest, LocateResponse, OutcomeAnswer, OutcomeQuery, StreamLsn,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,8 +18,10 @@ use crate::journal::{Fact, Log};
 /// How an owner answers a request to close.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// Closes as asked.
+    /// Closes as asked, and tells the journal too, as a periodic closure soon would.
     Closes,
+    /// Closes as asked, and tells nobody but who asks.
+    Answers,
     /// Says nothing until told otherwise.
     Waits,
     /// May not close further than this yet.
@@ -109,6 +111,18 @@ impl Adjudicator for FakeOwner {
         };
         response.closed = x;
         if manner != Manner::Loses {
+            let after = StreamLsn {
+                stream,
+                lsn: self.log.last_lsn(),
+            };
+            response.closure = Some(Closure {
+                range: stream,
+                epoch: 1,
+                closed: x,
+                after: vec![after],
+            });
+        }
+        if !matches!(manner, Manner::Loses | Manner::Answers) {
             self.log.push(Fact::Closed {
                 range: stream,
                 x,

@@ -115,6 +115,41 @@ async fn a_closure_that_was_lost_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn an_answer_closes_by_itself_once_what_it_depends_on_was_fed() {
+    let world = World::new();
+    let node = world.start(world.config());
+    let owner = &world.owners[0];
+    owner.manner.send_replace(Manner::Answers);
+    world.commit(NOW - 3_000_000, &[("k", Some("old"))]);
+    let mut reader = node.reader().await;
+    assert_eq!(
+        reader.get("k", NOW - 2_600_000).await.unwrap().as_deref(),
+        Some("old")
+    );
+    assert_eq!(
+        owner.asked(),
+        [NOW - 2_600_000],
+        "and the journal was told nothing"
+    );
+    // The owner has more than was fed: its answer counts when that is here.
+    let fed = node.applied_lsn();
+    for journal in &world.journals {
+        journal.mood.send_replace(Mood::Silent);
+    }
+    world.commit(NOW - 2_500_000, &[("k", Some("new"))]);
+    let id = reader.send(vec![get("k", NOW - 2_000_000)]).await[0];
+    eventually("asked again", || owner.asked().len() >= 3).await;
+    assert_eq!((node.applied_lsn(), node.closed()), (fed, NOW - 2_600_000));
+    for journal in &world.journals {
+        journal.mood.send_replace(Mood::Well);
+    }
+    assert_eq!(
+        got(reader.answer(id).await.unwrap()).values[0].value.as_deref(),
+        Some(&b"new"[..])
+    );
+}
+
+#[tokio::test]
 async fn a_silent_feed_is_left_when_the_owner_has_closed_further() {
     let world = World::new();
     world.journals[0].mood.send_replace(Mood::Silent);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -24,8 +25,10 @@ use crate::workload::{Generators, Workload};
 
 /// What is written before each sync: about a record of the journal with a value of 100 bytes.
 const RECORD_BYTES: usize = 200;
-/// The file is set aside before, as the journal's are.
+/// The file is set aside before, as the journal's are: room for all rounds that one would wait for.
 const FILE_BYTES: usize = 16 << 20;
+/// Between two syncs.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Syncs, and calls, of one round.
 const EACH: usize = 500;
 /// A put is to take at most so many times its floor.
@@ -38,6 +41,8 @@ const MOST_MICROS: u64 = 600_000_000;
 pub struct Floors {
     /// A write of some 200 bytes and its fdatasync; microseconds, p50.
     pub fdatasync_us: u64,
+    /// The same while two others do it at the same time, as three nodes on one disk do.
+    pub fdatasync_of_three_us: u64,
     /// A unary gRPC call to a server process that does nothing for it, and its answer; microseconds, p50.
     pub unary_us: u64,
     /// One sync and two calls: the client's, and that of a replica.
@@ -72,15 +77,18 @@ pub async fn floors(started: &Started, args: &FloorsArgs, dir: &Path) -> Result<
         .entry()
         .ok_or_else(|| Error::Usage(format!("{} takes no calls over gRPC", system.kind())))?;
     let alarm = Alarm::Exact(timer()?);
-    let mut syncs = Syncs::new(dir)?;
+    let mut syncs = [Syncs::new(dir, 0)?, Syncs::new(dir, 1)?, Syncs::new(dir, 2)?];
+    let mut alone = Syncs::new(dir, 3)?;
     let mut unary = Unary::new(entry)?;
-    let mut times = [times(), times(), times()];
+    let mut of_workloads = [times(), times(), times()];
     for round in 1..=args.rounds {
-        syncs.round()?;
+        // Nothing else runs in this process meanwhile: it may wait.
+        alone.round(&Barrier::new(1))?;
+        together(&mut syncs)?;
         unary.round().await?;
-        for (workload, times) in WORKLOADS.into_iter().zip(&mut times) {
+        for (workload, times) in WORKLOADS.into_iter().zip(&mut of_workloads) {
             let load = Load {
-                generators: Generators::new(workload, args.site.shape(), args.site.seed, round.into()),
+                generators: Generators::new(workload, args.site.shape(), args.site.seed, round),
                 clients: 1,
                 warm_up: Duration::from_millis(300),
                 length: args.seconds,
@@ -93,11 +101,17 @@ pub async fn floors(started: &Started, args: &FloorsArgs, dir: &Path) -> Result<
         }
     }
     let p50 = |times: &Histogram<u64>| times.value_at_quantile(0.5);
-    let [put_us, get_us, txn_us] = [0, 1, 2].map(|index: usize| times.get(index).map_or(0, p50));
-    let (fdatasync_us, unary_us) = (p50(&syncs.times), p50(&unary.times));
+    let [put_us, get_us, txn_us] = [0, 1, 2].map(|index: usize| of_workloads.get(index).map_or(0, p50));
+    let mut of_three = times();
+    for one in &syncs {
+        // All have the same bounds.
+        let _ = of_three.add(&one.times);
+    }
+    let (fdatasync_us, unary_us) = (p50(&alone.times), p50(&unary.times));
     let floor_us = fdatasync_us + 2 * unary_us;
     Ok(Floors {
         fdatasync_us,
+        fdatasync_of_three_us: p50(&of_three),
         unary_us,
         floor_us,
         put_us,
@@ -126,13 +140,12 @@ fn record(times: &mut Histogram<u64>, began: Instant) {
 /// Records written one after the other into a file that was set aside, each synced.
 struct Syncs {
     file: File,
-    written: usize,
     times: Histogram<u64>,
 }
 
 impl Syncs {
-    fn new(dir: &Path) -> Result<Self> {
-        let path = dir.join("floor");
+    fn new(dir: &Path, number: usize) -> Result<Self> {
+        let path = dir.join(format!("floor-{number}"));
         let made = File::create(&path).and_then(|mut file| {
             file.write_all(&vec![0; FILE_BYTES])?;
             file.sync_all()?;
@@ -140,22 +153,42 @@ impl Syncs {
         });
         Ok(Self {
             file: made.map_err(Error::io("create", &path))?,
-            written: 0,
             times: times(),
         })
     }
 
-    fn round(&mut self) -> Result<()> {
-        for _ in 0..EACH.min((FILE_BYTES - self.written) / RECORD_BYTES) {
+    /// Syncs again and again, each time at the same moment as the others who wait at the barrier: also after an error, for their sake.
+    fn round(&mut self, barrier: &Barrier) -> Result<()> {
+        let mut result = Ok(());
+        for _ in 0..EACH {
+            barrier.wait();
+            std::thread::sleep(PAUSE);
             let began = Instant::now();
             let synced = self.file.write_all(&[1; RECORD_BYTES]);
-            let synced = synced.and_then(|()| self.file.sync_data());
-            synced.map_err(Error::io("sync", Path::new("floor")))?;
-            record(&mut self.times, began);
-            self.written += RECORD_BYTES;
+            match synced.and_then(|()| self.file.sync_data()) {
+                Ok(()) => record(&mut self.times, began),
+                Err(error) => result = Err(Error::io("sync", Path::new("a file of floors"))(error)),
+            }
         }
-        Ok(())
+        result
     }
+}
+
+/// Each on a thread of its own.
+fn together(all: &mut [Syncs]) -> Result<()> {
+    let barrier = &Barrier::new(all.len());
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .iter_mut()
+            .map(|syncs| scope.spawn(|| syncs.round(barrier)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(_) => Err(Error::Usage("a thread that syncs ended unexpectedly".to_owned())),
+        });
+        ended.collect()
+    });
+    results.into_iter().collect()
 }
 
 /// A call that is refused at once: the outcome of no transaction.

@@ -77,6 +77,7 @@ fn row(report: &Report) -> Vec<String> {
 pub fn floors_table(found: &Floors) -> String {
     let Floors {
         fdatasync_us,
+        fdatasync_of_three_us,
         unary_us,
         floor_us,
         put_us,
@@ -88,6 +89,7 @@ pub fn floors_table(found: &Floors) -> String {
     let compared = format!("{put_us}, {put_in_floors:.2} floors (aimed at: at most {allowed})");
     let rows = [
         ("a record written and synced", fdatasync_us.to_string()),
+        ("the same, three at a time", fdatasync_of_three_us.to_string()),
         ("a unary call", unary_us.to_string()),
         ("floor of a put: one sync, two calls", floor_us.to_string()),
         ("put", compared),

@@ -23,7 +23,7 @@ use meridian_types::{NodeName, RangeMap, StreamId, limits};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::error::{FeedFault, StoreError};
@@ -247,13 +247,16 @@ impl Applier {
         tracing::info!(node = %self.shared.node, %journal, "following the feed");
         let quiet = Duration::from_millis(self.shared.config.feed_quiet_ms);
         let mut heard = Instant::now();
+        // Answers of owners do not make a feed any less silent.
+        let mut silent_at = heard + quiet;
         let mut was_useful = false;
         loop {
             let next = tokio::select! {
                 biased;
-                next = timeout(quiet, feed.next()) => next,
-                Some(closure) = self.answers.recv() => {
-                    if let Err(error) = self.take_answers(closure).await {
+                next = timeout_at(silent_at, feed.next()) => next,
+                Some(answer) = self.answers.recv() => {
+                    self.intake.offer(answer);
+                    if let Err(error) = self.apply_gathered().await {
                         return error.into();
                     }
                     continue;
@@ -272,12 +275,16 @@ impl Applier {
                     let why = format!("silent for {:?} although there is more", heard.elapsed());
                     return Left::Broken { why, was_useful };
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    silent_at = Instant::now() + quiet;
+                    continue;
+                }
                 Ok(None) => return broken("the feed ended", was_useful),
                 Ok(Some(Err(status))) => return broken(&describe(&status), was_useful),
                 Ok(Some(Ok(batch))) => batch,
             };
             heard = Instant::now();
+            silent_at = heard + quiet;
             was_useful |= !batch.events.is_empty();
             if let Err(left) = self.take(batch, &mut feed, was_useful).await {
                 return left;
@@ -295,12 +302,11 @@ impl Applier {
         )
     }
 
-    /// Takes what owners have answered: it counts once all that it depends on was applied (R14).
-    async fn take_answers(&mut self, first: Closure) -> Result<(), StoreError> {
-        let mut next = Some(first);
-        while let Some(closure) = next.take() {
-            self.intake.offer(closure);
-            next = self.answers.try_recv().ok();
+    /// Applies what was gathered, together with what owners have answered by now: a feed that is never silent must not keep that
+    /// waiting.
+    async fn apply_gathered(&mut self) -> Result<(), StoreError> {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.intake.offer(answer);
         }
         let gathered = self.intake.drain();
         self.apply(gathered).await
@@ -347,8 +353,7 @@ impl Applier {
         // What was taken before a fault is in order and stands; after a violation nothing may be answered any
         // more.
         if !matches!(fault, Some(Left::Failed(_))) {
-            let gathered = self.intake.drain();
-            self.apply(gathered).await?;
+            self.apply_gathered().await?;
         }
         fault.map_or(Ok(()), Err)
     }

@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::shared::{Figures, Shared, Want};
 
+/// Streams that one closure may depend on.
+const MAX_DEPENDENCIES: usize = 10_000;
 /// The first and the longest pause after an owner could not be asked.
 const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 /// The shortest and the longest pause after an owner answered that it may not close that far yet.
@@ -158,10 +160,10 @@ impl Closer {
                             is_known: !node.is_empty(),
                         }
                     } else {
-                        Answer::Closed(
-                            Timestamp(closed),
-                            closure.filter(|closure| closure.range == range.0),
-                        )
+                        let fits = |closure: &Closure| {
+                            closure.range == range.0 && closure.after.len() <= MAX_DEPENDENCIES
+                        };
+                        Answer::Closed(Timestamp(closed), closure.filter(fits))
                     }
                 }
                 Ok(Err(status)) => {

@@ -222,3 +222,17 @@ fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> &'a T {
         None => unreachable!("a choice among nothing"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_keep_versions_in_memory_and_in_either_engine() {
+        let engines: Vec<_> = (0..400).map(|seed| Plan::new(seed, None).engine).collect();
+        for (engine, least) in [(None, 320), (Some(Engine::Fjall), 8), (Some(Engine::Sled), 8)] {
+            let count = engines.iter().filter(|chosen| **chosen == engine).count();
+            assert!(count >= least, "{engine:?}: {count}");
+        }
+    }
+}

@@ -52,6 +52,14 @@ impl<'a> Versions<'a> {
     fn resolve_deletions(&mut self, txns: &'a [Txn]) {
         let is_open = |txn: &&Txn| txn.outcome == Outcome::Unknown && self.commit(txn.id).is_none();
         let lowest = |txn: &Txn| txn.snapshot().unwrap_or(txn.snapshot_not_before());
+        let deletes = |txn: &Txn, key: &str| {
+            let mut effects = txn.effects().into_iter();
+            effects.any(|(deleted, value)| deleted == key && value.is_none())
+        };
+        let deletes_too = |txn: &Txn, key: &str| {
+            let mut others = txns.iter().filter(is_open).filter(|other| other.id != txn.id);
+            others.any(|other| deletes(other, key))
+        };
         let mut found: Vec<(&str, Timestamp, usize)> = Vec::new();
         for txn in txns.iter().filter(is_open) {
             let start = lowest(txn);
@@ -62,10 +70,13 @@ impl<'a> Versions<'a> {
                 let lacks = |reader: &Txn| {
                     let at = lowest(reader);
                     // A later version has nothing to do with it; a snapshot of before it had none to lack; and one of nobody knows when may
-                    // be that of a later deletion.
+                    // be that of a later deletion, also of one in doubt.
                     let is_later = match reader.snapshot() {
                         Some(at) => start < at,
-                        None => !self.is_deleted_after(key, at),
+                        None => {
+                            let had_it = self.was_there_before(txns, key, deleted, reader);
+                            had_it && !self.is_deleted_after(key, at) && !deletes_too(txn, key)
+                        }
                     };
                     let sees = self.get(key, at.max(start)).map(|(_, version)| version);
                     is_later && sees == Some(deleted) && reader.misses(key)
@@ -88,6 +99,14 @@ impl<'a> Versions<'a> {
             };
             self.keys.entry(key).or_default().entry(at).or_insert(version);
         }
+    }
+
+    /// Whether a reader whose snapshot nobody knows began when that version had been acknowledged: one that reads the present cannot
+    /// miss it for having come too early.
+    fn was_there_before(&self, txns: &[Txn], key: &str, version: Timestamp, reader: &Txn) -> bool {
+        let writer = self.at_exactly(key, version).and_then(|version| version.writer);
+        let acknowledged = writer.and_then(|id| txns.get(id)?.ended);
+        reader.mode.past.is_none() && acknowledged.is_some_and(|ended| ended <= reader.began)
     }
 
     /// Whether a deletion is known to have committed after that.

@@ -2,7 +2,7 @@
 //! process and back. All of it in turns, on the same disk, in one run.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Barrier;
@@ -17,7 +17,7 @@ use tonic::transport::Endpoint;
 
 use crate::args::FloorsArgs;
 use crate::error::{Error, Result};
-use crate::load::Alarm;
+use crate::load::{Alarm, histogram, record};
 use crate::measure::{Load, measure};
 use crate::run::Started;
 use crate::system::{Kind, timer};
@@ -25,16 +25,12 @@ use crate::workload::{Generators, Workload};
 
 /// What is written before each sync: about a record of the journal with a value of 100 bytes.
 const RECORD_BYTES: usize = 200;
-/// The file is set aside before, as the journal's are: room for all rounds that one would wait for.
-const FILE_BYTES: usize = 16 << 20;
 /// Between two syncs.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Syncs, and calls, of one round.
 const EACH: usize = 500;
 /// A put is to take at most so many times its floor.
 const ALLOWED: f64 = 1.5;
-/// A longer time counts as this one. Microseconds.
-const MOST_MICROS: u64 = 600_000_000;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,7 +76,7 @@ pub async fn floors(started: &Started, args: &FloorsArgs, dir: &Path) -> Result<
     let mut syncs = [Syncs::new(dir, 0)?, Syncs::new(dir, 1)?, Syncs::new(dir, 2)?];
     let mut alone = Syncs::new(dir, 3)?;
     let mut unary = Unary::new(entry)?;
-    let mut of_workloads = [times(), times(), times()];
+    let mut of_workloads = WORKLOADS.map(|_| histogram());
     for round in 1..=args.rounds {
         // Nothing else runs in this process meanwhile: it may wait.
         alone.round(&Barrier::new(1))?;
@@ -101,8 +97,8 @@ pub async fn floors(started: &Started, args: &FloorsArgs, dir: &Path) -> Result<
         }
     }
     let p50 = |times: &Histogram<u64>| times.value_at_quantile(0.5);
-    let [put_us, get_us, txn_us] = [0, 1, 2].map(|index: usize| of_workloads.get(index).map_or(0, p50));
-    let mut of_three = times();
+    let [put_us, get_us, txn_us] = of_workloads.each_ref().map(p50);
+    let mut of_three = histogram();
     for one in &syncs {
         // All have the same bounds.
         let _ = of_three.add(&one.times);
@@ -126,18 +122,7 @@ const WORKLOADS: [Workload; 3] = [Workload::Put, Workload::Get, Workload::Txn];
 /// The only system of which floors are measured.
 pub const SYSTEM: Kind = Kind::Meridian;
 
-fn times() -> Histogram<u64> {
-    match Histogram::new_with_bounds(1, MOST_MICROS, 3) {
-        Ok(times) => times,
-        Err(error) => unreachable!("constant bounds: {error}"),
-    }
-}
-
-fn record(times: &mut Histogram<u64>, began: Instant) {
-    times.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-}
-
-/// Records written one after the other into a file that was set aside, each synced.
+/// Records written one after the other into a file that was set aside, each synced; every round from its beginning.
 struct Syncs {
     file: File,
     times: Histogram<u64>,
@@ -147,27 +132,28 @@ impl Syncs {
     fn new(dir: &Path, number: usize) -> Result<Self> {
         let path = dir.join(format!("floor-{number}"));
         let made = File::create(&path).and_then(|mut file| {
-            file.write_all(&vec![0; FILE_BYTES])?;
+            file.write_all(&vec![0; EACH * RECORD_BYTES])?;
             file.sync_all()?;
             File::options().write(true).open(&path)
         });
         Ok(Self {
             file: made.map_err(Error::io("create", &path))?,
-            times: times(),
+            times: histogram(),
         })
     }
 
     /// Syncs again and again, each time at the same moment as the others who wait at the barrier: also after an error, for their sake.
     fn round(&mut self, barrier: &Barrier) -> Result<()> {
-        let mut result = Ok(());
+        let failed = |error| Error::io("sync", Path::new("a file of floors"))(error);
+        let mut result = self.file.rewind().map_err(failed);
         for _ in 0..EACH {
             barrier.wait();
             std::thread::sleep(PAUSE);
             let began = Instant::now();
             let synced = self.file.write_all(&[1; RECORD_BYTES]);
             match synced.and_then(|()| self.file.sync_data()) {
-                Ok(()) => record(&mut self.times, began),
-                Err(error) => result = Err(Error::io("sync", Path::new("a file of floors"))(error)),
+                Ok(()) => record(&mut self.times, began.elapsed()),
+                Err(error) => result = Err(failed(error)),
             }
         }
         result
@@ -203,7 +189,7 @@ impl Unary {
         let channel = endpoint.map_err(|error| Error::Usage(error.to_string()))?;
         Ok(Self {
             client: KvClient::new(channel.tcp_nodelay(true).connect_lazy()),
-            times: times(),
+            times: histogram(),
         })
     }
 
@@ -213,7 +199,7 @@ impl Unary {
             let refused = self.client.outcome(OutcomeRequest::default()).await;
             match refused {
                 Err(status) if status.code() == tonic::Code::InvalidArgument => {
-                    record(&mut self.times, began);
+                    record(&mut self.times, began.elapsed());
                 }
                 other => {
                     let what = format!("a call that is to be refused: {:?}", other.map(|_| ()));

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::args::OverloadArgs;
 use crate::error::Result;
 use crate::load::open::Schedule;
-use crate::load::{Alarm, Event, Failure, Sink, count_kind, open};
+use crate::load::{Alarm, Event, Failure, Sink, count_kind, open, record};
 use crate::measure::{Load, measure, workers};
 use crate::run::Started;
 use crate::system::{Wanted, timer};
@@ -103,8 +103,7 @@ impl Arrivals {
         match &event.result {
             Ok(_) => {
                 self.answered += 1;
-                let micros = u64::try_from(event.latency().as_micros()).unwrap_or(u64::MAX);
-                self.latencies.saturating_record(micros.max(1));
+                record(&mut self.latencies, event.latency());
             }
             Err(Failure::Shed(_)) => self.shed += 1,
             Err(Failure::NotBegun) => self.given_up += 1,

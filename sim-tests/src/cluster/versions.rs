@@ -36,7 +36,6 @@ pub enum Versions {
 }
 
 /// An engine at work.
-#[derive(Clone)]
 pub enum Open {
     /// fjall.
     Fjall(Arc<FjallStore>),

@@ -86,11 +86,9 @@ impl Owner {
 
     /// R15: a read waits for the range to be closed through `at`.
     fn close_through(&mut self, at: Timestamp, reply: oneshot::Sender<CloseThroughResponse>) {
-        let now = self.ctx.now();
-        self.note_use(now);
-        let lead = self.lead_now(now).close;
-        let closure = self.closure(now, lead);
-        let closed = closure.as_ref().map_or(Timestamp::ZERO, |closure| closure.x);
+        self.note_use(self.ctx.now());
+        let closure = self.closure_on_demand();
+        let closed = through(closure.as_ref());
         if closed < at && self.is_held_back(at) && self.close_waiters.len() < MAX_CLOSE_WAITERS {
             let until = Instant::now() + CLOSE_PATIENCE;
             self.close_waiters.push(CloseWaiter { at, until, reply });
@@ -114,10 +112,8 @@ impl Owner {
             return;
         }
         if may_close || self.close_waiters.iter().any(|waiter| waiter.until <= at) {
-            let now = self.ctx.now();
-            let lead = self.lead_now(now).close;
-            let closure = self.closure(now, lead);
-            let closed = closure.as_ref().map_or(Timestamp::ZERO, |closure| closure.x);
+            let closure = self.closure_on_demand();
+            let closed = through(closure.as_ref());
             let waiters = std::mem::take(&mut self.close_waiters);
             let (done, waiting) = waiters
                 .into_iter()
@@ -166,6 +162,13 @@ impl Owner {
         Some(closure)
     }
 
+    /// The same, for who has asked; the journal nodes learn of it with the next periodic one.
+    fn closure_on_demand(&mut self) -> Option<Closure> {
+        let now = self.ctx.now();
+        let lead = self.lead_now(now).close;
+        self.closure(now, lead)
+    }
+
     /// Closes as far as it may be closed now, and has it sent to these journal nodes.
     fn close_for(&mut self, peers: &mut [Peer], is_told: impl Fn(&LeadMeter, usize) -> bool) {
         let now = self.ctx.now();
@@ -185,7 +188,7 @@ impl Owner {
 
     fn tell_closed(&self, reply: oneshot::Sender<CloseThroughResponse>, closure: Option<Closure>) {
         let _ = reply.send(CloseThroughResponse {
-            closed: closure.as_ref().map_or(0, |closure| closure.x.0),
+            closed: through(closure.as_ref()).0,
             closure: closure.map(to_wire),
             owner: self.ctx.env.node.0.clone(),
             epoch: self.replication.epoch().0,
@@ -309,6 +312,11 @@ impl Owner {
             ..OutcomeAnswer::default()
         }
     }
+}
+
+/// How far it closes: none not at all.
+fn through(closure: Option<&Closure>) -> Timestamp {
+    closure.map_or(Timestamp::ZERO, |closure| closure.x)
 }
 
 fn to_wire(closure: Closure) -> internal::Closure {

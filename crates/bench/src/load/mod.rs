@@ -19,8 +19,8 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 pub use alarm::Alarm;
-pub(crate) use record::count_kind;
 pub use record::{Recorder, Summary, Window};
+pub(crate) use record::{count_kind, histogram, record};
 
 /// An operation that succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

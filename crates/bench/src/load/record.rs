@@ -109,8 +109,7 @@ impl Summary {
                 self.operations += 1;
                 self.commits += u64::from(done.is_transaction);
                 self.aborts += done.aborts;
-                let micros = u64::try_from(event.latency().as_micros()).unwrap_or(u64::MAX);
-                self.latencies.saturating_record(micros.max(1));
+                record(&mut self.latencies, event.latency());
             }
             Err(failure) => {
                 self.errors += 1;
@@ -120,7 +119,14 @@ impl Summary {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// Adds a latency, in microseconds.
+pub(crate) fn record(latencies: &mut Histogram<u64>, latency: Duration) {
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    latencies.saturating_record(micros.max(1));
+}
+
+/// No latencies yet.
+pub(crate) fn histogram() -> Histogram<u64> {
     match Histogram::new_with_bounds(1, MOST_MICROS, DIGITS) {
         Ok(histogram) => histogram,
         Err(error) => unreachable!("constant bounds: {error}"),

@@ -52,14 +52,6 @@ impl<'a> Versions<'a> {
     fn resolve_deletions(&mut self, txns: &'a [Txn]) {
         let is_open = |txn: &&Txn| txn.outcome == Outcome::Unknown && self.commit(txn.id).is_none();
         let lowest = |txn: &Txn| txn.snapshot().unwrap_or(txn.snapshot_not_before());
-        let deletes = |txn: &Txn, key: &str| {
-            let mut effects = txn.effects().into_iter();
-            effects.any(|(deleted, value)| deleted == key && value.is_none())
-        };
-        let deletes_too = |txn: &Txn, key: &str| {
-            let mut others = txns.iter().filter(is_open).filter(|other| other.id != txn.id);
-            others.any(|other| deletes(other, key))
-        };
         let mut found: Vec<(&str, Timestamp, usize)> = Vec::new();
         for txn in txns.iter().filter(is_open) {
             let start = lowest(txn);
@@ -70,12 +62,12 @@ impl<'a> Versions<'a> {
                 let lacks = |reader: &Txn| {
                     let at = lowest(reader);
                     // A later version has nothing to do with it; a snapshot of before it had none to lack; and one of nobody knows when may
-                    // be that of a later deletion, also of one in doubt.
+                    // be that of a later deletion.
                     let is_later = match reader.snapshot() {
                         Some(at) => start < at,
                         None => {
-                            let had_it = self.was_there_before(txns, key, deleted, reader);
-                            had_it && !self.is_deleted_after(key, at) && !deletes_too(txn, key)
+                            self.was_there_before(txns, key, deleted, reader)
+                                && !self.is_deleted_after(key, at)
                         }
                     };
                     let sees = self.get(key, at.max(start)).map(|(_, version)| version);

@@ -145,6 +145,7 @@ fn rule_says(rule: Rule) -> &'static str {
         Rule::FencePromise => "7: a fence's promise is not persisted",
         Rule::SyncBeforeAck => "7: acknowledged without `fdatasync`",
         Rule::TrimEarly => "28: what storage nodes have no checkpoint of is trimmed",
+        Rule::CacheNewest => "33: what is the newest at a snapshot is kept as the newest of all",
         Rule::AtomicApply => "9: the position is applied before the writes",
     }
 }

@@ -250,6 +250,11 @@ families! {
         "Those that were refused because too many were open.";
     STORAGE_TIMED_OUT: COUNTER "meridian_storage_reads_timed_out_total" [] STORAGE ALWAYS,
         "Those whose deadline passed.";
+    STORAGE_HITS: COUNTER "meridian_storage_newest_hits_total" [] STORAGE ALWAYS,
+        "Keys whose newest version was looked up and was in memory (newest_cache_bytes).";
+    STORAGE_MISSES: COUNTER "meridian_storage_newest_misses_total" [] STORAGE ALWAYS,
+        "Keys for which the engine had to be asked, because nothing was known of them or the version was newer than the snapshot. \
+         Both stay 0 without that memory.";
     STORAGE_OPEN: GAUGE "meridian_storage_open_reads" [] STORAGE ALWAYS,
         "Reads that are open.";
     STORAGE_OPEN_BYTES: GAUGE "meridian_storage_open_read_bytes" [] STORAGE ALWAYS,

@@ -32,6 +32,8 @@ pub struct Config {
     pub engine: Option<Engine>,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: u64,
+    /// Memory for the newest versions of keys that are read, about, in bytes, whatever the engine; 0 for none.
+    pub newest_cache_bytes: u64,
     /// Versions older than this, in milliseconds, are dropped, except the newest. Not below the age that a
     /// transaction may have, or long transactions end with SNAPSHOT_TOO_OLD.
     pub retention_ms: u64,
@@ -110,6 +112,7 @@ impl Default for Config {
             peers: Vec::new(),
             engine: None,
             cache_bytes: 128 << 20,
+            newest_cache_bytes: 64 << 20,
             retention_ms: u64::try_from(limits::DEFAULT_RETENTION.as_millis()).unwrap_or(u64::MAX),
             sweep_interval_ms: 10_000,
             sweep_pause_ms: 2,

@@ -241,11 +241,14 @@ impl Service for StorageService {
             ("checkpoints_failed", &figures.checkpoints_failed),
             ("checkpoint_failing", &figures.checkpoint_failing),
             ("fills", &figures.fills),
+            ("newest_hits", &figures.lookups.hits),
+            ("newest_misses", &figures.lookups.misses),
         ];
         let counters = counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));
         let levels = [
             ("horizon", shared.horizon().0),
             ("cache_bytes", shared.config.cache_bytes),
+            ("newest_cache_bytes", shared.config.newest_cache_bytes),
             ("reads_open", figures.reads_open.load(Ordering::Relaxed) as u64),
             (
                 "read_bytes_open",

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoints, holds};
 use crate::config::Config;
 use crate::error::StoreError;
+use crate::store::cached::{self, Lookups};
 use crate::store::{Progress, VersionStore};
 
 /// How often the owner of a range is told that it is read here.
@@ -81,6 +82,8 @@ pub(crate) struct Figures {
     pub checkpoint_failing: AtomicU64,
     /// Times that the store was filled from a checkpoint.
     pub fills: AtomicU64,
+    /// Keys that were looked up, from memory and in the engine.
+    pub lookups: Arc<Lookups>,
     /// Reads and bytes of requests that are under way or waiting.
     pub reads_open: AtomicUsize,
     pub read_bytes_open: AtomicUsize,
@@ -130,18 +133,20 @@ impl Shared {
             .into_iter()
             .map(|(stream, progress)| (stream, progress.position.lsn));
         let applied = applied.collect();
+        let figures = Figures::default();
+        let newest_cache_bytes = config.newest_cache_bytes;
         Ok(Self {
             config,
             node: env.node.clone(),
             clock: env.clock.clone(),
             owners,
-            store,
+            store: cached::over(store, newest_cache_bytes, figures.lookups.clone()),
             closed: watch::Sender::new(ClosedMap::new()),
             wants: Wants::default(),
             checkpoints,
             filling: Mutex::default(),
             following: Mutex::default(),
-            figures: Figures::default(),
+            figures,
             shutdown,
             horizon: AtomicU64::new(horizon.0),
             announced: Mutex::default(),

@@ -103,13 +103,15 @@ pub enum Rule {
     SyncBeforeAck,
     /// Decision 28: only what every storage node has in a checkpoint is trimmed.
     TrimEarly,
+    /// Decision 33: only the newest version of all is kept in memory (broken: the newest at a snapshot, whatever was applied meanwhile).
+    CacheNewest,
     /// Section 9: an entry's writes and its position are applied in one batch.
     AtomicApply,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::StartLatest,
         Self::StartFixed,
         Self::CommitAfterStart,
@@ -158,6 +160,7 @@ impl Rule {
         Self::FencePromise,
         Self::SyncBeforeAck,
         Self::TrimEarly,
+        Self::CacheNewest,
         Self::AtomicApply,
     ];
 
@@ -212,6 +215,7 @@ impl Rule {
             Self::FencePromise => "fence-promise",
             Self::SyncBeforeAck => "sync-before-ack",
             Self::TrimEarly => "trim-early",
+            Self::CacheNewest => "cache-newest",
             Self::AtomicApply => "atomic-apply",
         }
     }

@@ -377,6 +377,7 @@ impl Node {
                     name,
                 })
                 .collect(),
+            newest_cache_bytes: plan.newest_cache_bytes,
             checkpoint_interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
             checkpoint_chunk: chunk,
             checkpoint_writer: meridian_storage::Writer::Task,

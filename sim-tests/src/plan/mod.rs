@@ -79,6 +79,8 @@ pub struct Plan {
     pub recent_bytes: usize,
     /// The size of a page of a scan.
     pub page_bytes: usize,
+    /// Memory of a storage node for newest versions: so little that most have to go, or enough for all.
+    pub newest_cache_bytes: u64,
     /// How long a call of a client may take.
     pub deadline: Duration,
     /// Clients of each workload.
@@ -142,6 +144,7 @@ impl Plan {
             recent_bytes: *pick(rng, &[4 << 10, 1 << 20, 16 << 20]),
             deadline: Duration::from_millis(*pick(rng, &[1_500, 4_000, 10_000])),
             page_bytes: *pick(&mut part("pages"), &[600, 4 << 10, 256 << 10]),
+            newest_cache_bytes: *pick(&mut part("newest cache"), &[1 << 10, 3 << 10, 64 << 20]),
             clients: Clients::new(&mut part("clients")),
             keys: *pick(rng, &[3, 6, 20]),
             think: Duration::from_millis(*pick(rng, &[5, 30, 120])),

@@ -70,6 +70,8 @@ static FIGURES: &[(&str, &str, &Family, &[&str])] = &[
         &[],
     ),
     ("storage", "fills", &names::STORAGE_FILLS, &[]),
+    ("storage", "newest_hits", &names::STORAGE_HITS, &[]),
+    ("storage", "newest_misses", &names::STORAGE_MISSES, &[]),
 ];
 
 /// The status, in the form that Prometheus reads.

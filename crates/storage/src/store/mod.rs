@@ -9,6 +9,7 @@
 //! timestamp that may be read (R5), and what retention drops is invisible at every timestamp that may still
 //! be read (R6).
 
+pub(crate) mod cached;
 mod encoding;
 pub(crate) mod engine;
 mod fjall_store;

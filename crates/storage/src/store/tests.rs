@@ -1,14 +1,17 @@
 //! One suite for every store, and a plain model that all must agree with.
 
+mod cached;
 mod crash;
 mod lives;
 mod on_disk;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::cached::Cached;
 
 const CACHE_BYTES: u64 = 1 << 20;
 const FLUSH_INTERVAL_MS: u64 = 1_000;
@@ -23,6 +26,18 @@ fn each(test: impl Fn(&str, &dyn VersionStore)) {
     );
     let dir = tempfile::tempdir().unwrap();
     test("fjall", &FjallStore::open(dir.path(), CACHE_BYTES).unwrap());
+    for capacity in [1 << 10, 64 << 20] {
+        test(
+            "cached",
+            &Cached::new(Arc::new(MemoryStore::new()), capacity, Arc::default()),
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fjall = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+    test(
+        "fjall, cached",
+        &Cached::new(Arc::new(fjall), 4 << 10, Arc::default()),
+    );
 }
 
 fn batch(writes: &[(&str, u64, Option<&str>)]) -> AppliedBatch {

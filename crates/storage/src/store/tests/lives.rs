@@ -113,6 +113,8 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         live(&SledStore::open(dir.path(), CACHE_BYTES, FLUSH_INTERVAL_MS).unwrap(), |_| {}, &log, &lives);
         let dir = tempfile::tempdir().unwrap();
+        let cached = Cached::new(Arc::new(MemoryStore::new()), 1 << 10, Arc::default());
+        live(&cached, |_| {}, &log, &lives);
         live(&FjallStore::open(dir.path(), CACHE_BYTES).unwrap(), |_| {}, &log, &lives);
     }
 }

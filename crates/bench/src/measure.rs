@@ -75,6 +75,7 @@ pub async fn load(
     let wanted = Wanted {
         region: regions.are_apart().then_some(Region::A),
         count: LOADERS,
+        connected_as: LOADERS,
         tries_again: true,
     };
     let clients = system.connect(wanted).await?;
@@ -120,6 +121,7 @@ pub async fn measure(
         let wanted = Wanted {
             region: *region,
             count: load.clients,
+            connected_as: load.clients,
             tries_again: true,
         };
         let clients = system.connect(wanted).await?;
@@ -179,6 +181,7 @@ pub async fn check_bank(system: &dyn System, regions: &Regions) -> Result<()> {
     let wanted = Wanted {
         region: regions.are_apart().then_some(Region::B),
         count: 1,
+        connected_as: 1,
         tries_again: true,
     };
     for client in system.connect(wanted).await? {

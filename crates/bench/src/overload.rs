@@ -4,36 +4,34 @@
 //! An arrival is answered, refused by the system ("shed"), failed, or given up by the client because it could not even begin within its
 //! patience: the client has a bound for what may be under way.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod windows;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::args::OverloadArgs;
+use crate::cpu;
 use crate::error::Result;
 use crate::load::open::Schedule;
-use crate::load::{Alarm, Event, Failure, Sink, count_kind, open, record};
+use crate::load::{Alarm, open};
 use crate::measure::{Load, measure, workers};
 use crate::run::Started;
 use crate::system::{Wanted, timer};
 use crate::tell;
 use crate::workload::Generators;
+use windows::{Arrivals, WINDOW, Windows};
 
 /// What is offered, in peaks.
 const STEPS: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 5.0, 2.0, 1.0, 0.5];
-/// Recovery is looked for in windows of this length.
-const WINDOW: Duration = Duration::from_millis(100);
 /// As many windows in a row must be good.
 const GOOD_WINDOWS: usize = 5;
 /// A window is good when so large a share of what was offered was answered …
 const GOOD_SHARE: f64 = 0.95;
 /// … with a p99 of at most so many times that of the first step.
 const GOOD_LATENCY: f64 = 3.0;
-/// A longer latency counts as this one. Microseconds.
-const MOST_MICROS: u64 = 600_000_000;
 
 /// One step of the ramp.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,8 +44,10 @@ pub struct Step {
     pub load: f64,
     /// What was offered, per second.
     pub offered_per_s: f64,
-    /// What was answered of it.
+    /// What was answered of it, if later.
     pub goodput_per_s: f64,
+    /// Answers that came meanwhile, also to what was offered before.
+    pub answers_per_s: f64,
     /// What the system refused.
     pub shed_per_s: f64,
     /// What the client gave up before it began.
@@ -58,6 +58,10 @@ pub struct Step {
     pub p50_ms: f64,
     /// The same.
     pub p99_ms: f64,
+    /// Processors that the servers kept busy, if they are processes of their own.
+    pub server_cores: Option<f64>,
+    /// The same of the clients, which are all of this program.
+    pub client_cores: f64,
 }
 
 /// The whole.
@@ -71,105 +75,6 @@ pub struct Recovery {
     pub peak_per_s: f64,
     /// From when half of the peak was offered again until it was answered as before; none when it never was.
     pub recovery_s: Option<f64>,
-}
-
-/// What became of the arrivals of some time.
-#[derive(Clone, Debug)]
-struct Arrivals {
-    offered: u64,
-    answered: u64,
-    shed: u64,
-    given_up: u64,
-    latencies: Histogram<u64>,
-}
-
-impl Arrivals {
-    fn new() -> Self {
-        let latencies = match Histogram::new_with_bounds(1, MOST_MICROS, 2) {
-            Ok(latencies) => latencies,
-            Err(error) => unreachable!("constant bounds: {error}"),
-        };
-        Self {
-            offered: 0,
-            answered: 0,
-            shed: 0,
-            given_up: 0,
-            latencies,
-        }
-    }
-
-    fn add(&mut self, event: &Event) {
-        self.offered += 1;
-        match &event.result {
-            Ok(_) => {
-                self.answered += 1;
-                record(&mut self.latencies, event.latency());
-            }
-            Err(Failure::Shed(_)) => self.shed += 1,
-            Err(Failure::NotBegun) => self.given_up += 1,
-            Err(Failure::Failed(_)) => {}
-        }
-    }
-
-    fn merge<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut sum = Self::new();
-        for one in all {
-            sum.offered += one.offered;
-            sum.answered += one.answered;
-            sum.shed += one.shed;
-            sum.given_up += one.given_up;
-            // All have the same bounds.
-            let _ = sum.latencies.add(&one.latencies);
-        }
-        sum
-    }
-
-    fn millis(&self, quantile: f64) -> f64 {
-        self.latencies.value_at_quantile(quantile) as f64 / 1e3
-    }
-
-    fn is_good(&self, p99_ms: f64) -> bool {
-        let share = self.answered as f64 / self.offered.max(1) as f64;
-        share >= GOOD_SHARE && self.millis(0.99) <= p99_ms
-    }
-}
-
-/// Arrivals by the window in which they were due.
-struct Windows {
-    begin: Instant,
-    each: Mutex<Vec<Arrivals>>,
-    /// What was said by whatever failed or was refused, and how often.
-    kinds: Mutex<BTreeMap<String, u64>>,
-}
-
-impl Windows {
-    fn new(begin: Instant, count: usize) -> Self {
-        let each = (0..count).map(|_| Arrivals::new());
-        Self {
-            begin,
-            each: Mutex::new(each.collect()),
-            kinds: Mutex::default(),
-        }
-    }
-}
-
-impl Sink for Windows {
-    fn record(&self, _: usize, event: &Event) {
-        // Of those given up there are ten times as many as of all others; they have a column of their own.
-        if let Err(failure) = &event.result
-            && !matches!(failure, Failure::NotBegun)
-        {
-            let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-            count_kind(&mut kinds, &failure.to_string(), 1);
-        }
-        let offset = event.due.saturating_duration_since(self.begin);
-        let index = offset.as_micros() / WINDOW.as_micros();
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = usize::try_from(index).ok().and_then(|index| each.get_mut(index));
-        if let Some(window) = window {
-            window.add(event);
-        }
-    }
 }
 
 /// Runs the ramp. Each step is shown when all is done, as an arrival may be answered in a later one.
@@ -199,6 +104,8 @@ pub async fn overload(started: &Started, args: &OverloadArgs) -> Result<Vec<(Vec
         let wanted = Wanted {
             region,
             count: args.in_flight as usize,
+            // The same programs as at the peak, with more to do: more connections would bring more queues.
+            connected_as: args.clients as usize,
             tries_again: false,
         };
         let clients = system.connect(wanted).await?;
@@ -207,24 +114,21 @@ pub async fn overload(started: &Started, args: &OverloadArgs) -> Result<Vec<(Vec
         let per_step = (args.seconds.as_micros() / WINDOW.as_micros()).max(1) as usize;
         let begin = Instant::now() + WINDOW;
         let windows = Arc::new(Windows::new(begin, per_step * STEPS.len()));
-        open::run(
+        let pids = system.pids();
+        let load = open::run(
             workers,
             schedule,
             begin,
             args.patience,
             alarm.clone(),
             windows.clone(),
-        )
-        .await;
-        for (kind, count) in &*windows.kinds.lock().unwrap_or_else(PoisonError::into_inner) {
+        );
+        let ((), busy) = tokio::join!(load, busy(&pids, begin, args.seconds));
+        for (kind, count) in windows.kinds() {
             tell(&format!("{name}: {count} times: {kind}"));
         }
-        let windows = windows
-            .each
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let steps = steps(name, args.workload.name(), &windows, per_step);
+        let windows = windows.each();
+        let steps = steps(name, args.workload.name(), &windows, per_step, &busy);
         let recovery = Recovery {
             system: name,
             workload: args.workload.name(),
@@ -236,11 +140,36 @@ pub async fn overload(started: &Started, args: &OverloadArgs) -> Result<Vec<(Vec
     Ok(all)
 }
 
-fn steps(system: &'static str, workload: &'static str, windows: &[Arrivals], per_step: usize) -> Vec<Step> {
+/// Processors that servers and clients keep busy in each step.
+async fn busy(servers: &[u32], begin: Instant, length: Duration) -> Vec<(Option<f64>, f64)> {
+    let used = || {
+        let servers = (!servers.is_empty()).then(|| cpu::used(servers).micros);
+        (servers, cpu::used_here().micros)
+    };
+    let cores = |before: u64, after: u64| after.saturating_sub(before) as f64 / 1e6 / length.as_secs_f64();
+    sleep_until(begin).await;
+    let (mut before, mut busy) = (used(), Vec::new());
+    for (_, number) in STEPS.iter().zip(1_u32..) {
+        sleep_until(begin + length * number).await;
+        let after = used();
+        let servers = before.0.zip(after.0).map(|(before, after)| cores(before, after));
+        busy.push((servers, cores(before.1, after.1)));
+        before = after;
+    }
+    busy
+}
+
+fn steps(
+    system: &'static str,
+    workload: &'static str,
+    windows: &[Arrivals],
+    per_step: usize,
+    busy: &[(Option<f64>, f64)],
+) -> Vec<Step> {
     let seconds = WINDOW.as_secs_f64() * per_step as f64;
     let per_s = |count: u64| (count as f64 / seconds).round();
-    let each = windows.chunks(per_step).zip(STEPS);
-    each.map(|(windows, load)| {
+    let each = windows.chunks(per_step).zip(STEPS).zip(busy);
+    each.map(|((windows, load), (server_cores, client_cores))| {
         let all = Arrivals::merge(windows);
         Step {
             system,
@@ -248,14 +177,23 @@ fn steps(system: &'static str, workload: &'static str, windows: &[Arrivals], per
             load,
             offered_per_s: per_s(all.offered),
             goodput_per_s: per_s(all.answered),
+            answers_per_s: per_s(all.answers),
             shed_per_s: per_s(all.shed),
             given_up_per_s: per_s(all.given_up),
             errors_per_s: per_s(all.offered - all.answered - all.shed - all.given_up),
             p50_ms: all.millis(0.5),
             p99_ms: all.millis(0.99),
+            server_cores: *server_cores,
+            client_cores: *client_cores,
         }
     })
     .collect()
+}
+
+/// Whether what was due in these windows was answered as it should be.
+fn is_good(window: &Arrivals, p99_ms: f64) -> bool {
+    let share = window.answered as f64 / window.offered.max(1) as f64;
+    share >= GOOD_SHARE && window.millis(0.99) <= p99_ms
 }
 
 /// How long after the last step began everything was as in the first one.
@@ -264,14 +202,14 @@ fn recovered(windows: &[Arrivals], per_step: usize) -> Option<Duration> {
     let p99_ms = before.millis(0.99) * GOOD_LATENCY;
     let last = windows.get(windows.len().checked_sub(per_step)?..)?;
     let mut runs = last.windows(GOOD_WINDOWS.min(per_step));
-    let good = runs.position(|windows| windows.iter().all(|window| window.is_good(p99_ms)))?;
+    let good = runs.position(|windows| windows.iter().all(|window| is_good(window, p99_ms)))?;
     Some(WINDOW * u32::try_from(good).ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Done;
+    use crate::load::{Done, Event, Failure, Sink};
 
     fn window(answered: u64, refused: u64, millis: u64) -> Arrivals {
         let mut arrivals = Arrivals::new();
@@ -310,9 +248,30 @@ mod tests {
                 result: Err(failure),
             });
         }
-        let step = steps("dev", "put", &[some], 1).remove(0);
+        let step = steps("dev", "put", &[some], 1, &[(None, 1.0)]).remove(0);
         let counts = (step.offered_per_s, step.goodput_per_s, step.shed_per_s);
         assert_eq!(counts, (110.0, 60.0, 30.0));
         assert_eq!((step.given_up_per_s, step.errors_per_s), (10.0, 10.0));
+    }
+
+    #[test]
+    fn an_answer_counts_for_when_it_was_due_and_for_when_it_came() {
+        let begin = Instant::now();
+        let windows = Windows::new(begin, 3);
+        windows.record(
+            0,
+            &Event {
+                due: begin + WINDOW / 2,
+                ended: begin + WINDOW * 2,
+                result: Ok(Done::default()),
+            },
+        );
+        windows.given_up(0, &mut [begin, begin + WINDOW].into_iter(), begin + WINDOW * 2);
+        let each = windows.each();
+        let counts: Vec<_> = each
+            .iter()
+            .map(|window| (window.offered, window.answered, window.answers, window.given_up))
+            .collect();
+        assert_eq!(counts, [(2, 1, 0, 1), (1, 0, 0, 1), (0, 0, 1, 0)]);
     }
 }

@@ -15,11 +15,13 @@ use crate::Client;
 use crate::budget::{Random, RetryBudget, Tokens};
 use crate::client::Inner;
 use crate::error::Result;
-use crate::pool::{Pool, Targets};
+use crate::pool::{Pool, Sessions, Targets};
 use crate::transport::Target;
 
 /// Sessions live at most this long by default, so that reconnecting is ordinary and load spreads again.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(10 * 60);
+/// Longer than any burst takes that a person would not notice, and short enough to say no while it is of use.
+const DEFAULT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Sets up a [`Client`].
 pub struct Builder {
@@ -29,6 +31,7 @@ pub struct Builder {
     budget: RetryBudget,
     sessions: usize,
     lifetime: Duration,
+    patience: Duration,
     seed: Option<u64>,
 }
 
@@ -41,6 +44,7 @@ impl Default for Builder {
             budget: RetryBudget::default(),
             sessions: 1,
             lifetime: DEFAULT_LIFETIME,
+            patience: DEFAULT_PATIENCE,
             seed: None,
         }
     }
@@ -121,6 +125,16 @@ impl Builder {
         self
     }
 
+    /// How long what begins something (a transaction, or a call that is one) may wait for its turn while the servers have as much of
+    /// this client to do as they take, 256 operations of each session; half a second by default. Then it ends with
+    /// [`Error::Refused`](crate::Error::Refused), certainly not applied. Time in which servers answer nothing at all does not count: for
+    /// that there is the deadline. One as long as the deadline means that nothing is refused before.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Seeds jitter and transaction ids. Only for tests and simulations: two clients with the same seed
     /// draw the same ids.
     #[must_use]
@@ -145,9 +159,14 @@ impl Builder {
         }
         let targets = Targets { near, far };
         let random = Random::new(self.seed);
+        let sessions = Sessions {
+            count: self.sessions,
+            lifetime: self.lifetime,
+            patience: self.patience,
+        };
         Ok(Client {
             inner: Arc::new(Inner {
-                pool: Pool::start(targets, self.sessions, self.lifetime, &random),
+                pool: Pool::start(targets, sessions, &random),
                 random,
                 tokens: Tokens::new(self.budget),
                 deadline: self.deadline,

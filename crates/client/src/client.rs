@@ -379,6 +379,11 @@ impl<'a> Retries<'a> {
 
     /// Waits before the next attempt; an error when there should be none.
     async fn next(&mut self, error: &Error) -> Result<(), ()> {
+        // It has waited for as long as there was hope. To wait again would be a queue without bounds, only in another place; and the
+        // budget is for what the servers refuse.
+        if matches!(error, Error::Refused(_)) {
+            return Err(());
+        }
         if let Some(error) = error.kv() {
             self.client.pool.trouble.failed(error);
         }

@@ -14,6 +14,11 @@ pub enum Error {
     /// The cluster said so, or this library on its behalf.
     #[error(transparent)]
     Kv(#[from] KvError),
+    /// This library refused it, always with an `Overloaded`: so much is under way that its turn to be sent did not come in time
+    /// ([`Builder::patience`](crate::Builder::patience)). Nothing was applied, and it is not tried again by itself: to come back is
+    /// for whoever can wait, do less, or refuse somebody in turn.
+    #[error(transparent)]
+    Refused(KvError),
     /// The connection failed and nothing is known of the call: it may or may not have been carried out.
     /// Transactions never end with this: their outcome is asked for.
     #[error("the call to {endpoint} was cut off: {what}")]
@@ -29,7 +34,7 @@ impl Error {
     /// Whether running the whole transaction again from the start is safe and may help.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Kv(error) => error.is_retryable(),
+            Self::Kv(error) | Self::Refused(error) => error.is_retryable(),
             Self::Transport { .. } => false,
         }
     }
@@ -37,15 +42,15 @@ impl Error {
     /// Whether this says for certain that nothing was applied.
     pub fn is_definite(&self) -> bool {
         match self {
-            Self::Kv(error) => error.is_definite(),
+            Self::Kv(error) | Self::Refused(error) => error.is_definite(),
             Self::Transport { .. } => false,
         }
     }
 
-    /// The cluster's error, unless the transport failed.
+    /// The cluster's error, or this library's on its behalf, unless the transport failed.
     pub fn kv(&self) -> Option<&KvError> {
         match self {
-            Self::Kv(error) => Some(error),
+            Self::Kv(error) | Self::Refused(error) => Some(error),
             Self::Transport { .. } => None,
         }
     }

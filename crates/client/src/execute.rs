@@ -9,7 +9,7 @@ use meridian_types::{CommitToken, Key, Timestamp, limits};
 use tokio::time::Instant;
 
 use crate::client::Inner;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::Isolation;
 use crate::outcome::{Outcome, resolve_commit};
 use crate::session::Failure;
@@ -174,6 +174,7 @@ impl Execute {
                 let why = "the deadline passed before it was sent: too much is under way".to_owned();
                 return Err(KvError::Aborted { why }.into());
             }
+            Err(Failure::Refused(error)) => return Err(Error::Refused(error)),
             Err(Failure::Lost(why)) => KvError::Aborted { why },
             Err(Failure::Timeout) => KvError::DeadlineExceeded {
                 waiting_for: "the transaction".to_owned(),

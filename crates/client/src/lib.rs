@@ -45,6 +45,7 @@ mod execute;
 pub mod fake;
 mod options;
 mod outcome;
+mod places;
 mod pool;
 mod scan;
 mod session;

@@ -58,7 +58,7 @@ pub(crate) async fn resolve(
                 client.pool.trouble.failed(&error);
                 error.retry_after()
             }
-            Err(Failure::Lost(_) | Failure::Timeout | Failure::NotSent) => None,
+            Err(Failure::Lost(_) | Failure::Timeout | Failure::NotSent | Failure::Refused(_)) => None,
         };
         let pause = Instant::now() + backoff.next(again);
         sleep_until(pause.min(deadline)).await;

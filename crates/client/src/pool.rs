@@ -43,6 +43,15 @@ impl Targets {
     }
 }
 
+/// How many sessions there are to be, and how they are set up.
+#[derive(Clone, Copy)]
+pub(crate) struct Sessions {
+    pub(crate) count: usize,
+    pub(crate) lifetime: Duration,
+    /// How long what begins something waits for a place.
+    pub(crate) patience: Duration,
+}
+
 pub(crate) struct Pool {
     pub(crate) targets: Arc<Targets>,
     pub(crate) trouble: Arc<Trouble>,
@@ -72,21 +81,21 @@ impl State {
 
 impl Pool {
     /// Starts connecting. Must be called within a tokio runtime.
-    pub(crate) fn start(targets: Targets, sessions: usize, lifetime: Duration, random: &Random) -> Self {
+    pub(crate) fn start(targets: Targets, sessions: Sessions, random: &Random) -> Self {
         let targets = Arc::new(targets);
         let trouble = Arc::new(Trouble::new());
         let stop = CancellationToken::new();
         let (publish, state) = watch::channel(State {
-            sessions: vec![None; sessions],
+            sessions: vec![None; sessions.count],
             ..State::default()
         });
-        for slot in 0..sessions {
+        for slot in 0..sessions.count {
             let keeper = Keeper {
                 slot,
                 targets: targets.clone(),
                 trouble: trouble.clone(),
                 publish: publish.clone(),
-                lifetime,
+                sessions,
                 random: random.clone(),
             };
             let stop = stop.clone();
@@ -155,7 +164,7 @@ struct Keeper {
     targets: Arc<Targets>,
     trouble: Arc<Trouble>,
     publish: watch::Sender<State>,
-    lifetime: Duration,
+    sessions: Sessions,
     random: Random,
 }
 
@@ -233,7 +242,7 @@ impl Keeper {
         for place in 0..group.len() {
             let index = (first + place) % group.len();
             let Some(target) = group.get(index) else { continue };
-            match Session::open(target).await {
+            match Session::open(target, self.sessions.patience).await {
                 Ok(session) => {
                     return Ok(Opened {
                         is_far,
@@ -279,7 +288,7 @@ impl Keeper {
             nearer = self.nearer(near, stay_away), if opened.is_far => Ended::Nearer(nearer),
             () = self.trouble.suspected(), if can_go_far => Ended::Suspected(None),
             () = self.trouble.silent(&session), if can_go_far => Ended::Suspected(Some(session.clone())),
-            () = sleep(self.lifetime.mul_f64(jitter)) => Ended::Old,
+            () = sleep(self.sessions.lifetime.mul_f64(jitter)) => Ended::Old,
         };
         if matches!(ended, Ended::Lost) {
             self.publish.send_modify(|state| {

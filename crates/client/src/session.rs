@@ -2,8 +2,9 @@
 //! waits for them.
 //!
 //! Invariant: an operation's number is drawn and its place in the queue is taken under one lock, so numbers
-//! rise on the wire. What may be queued is bounded in operations and in bytes; what is to be answered waits here, not on the way, while
-//! the server has as much to do as it says that it takes: whoever gives up meanwhile costs nobody anything.
+//! rise on the wire. What may be queued is bounded in operations and in bytes; what is to be answered waits here for a place
+//! ([`crate::places`]), not on the way, while the server has as much to do as it says that it takes: whoever gives up meanwhile costs
+//! nobody anything.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use tonic::{Status, Streaming};
 
 use crate::budget::Random;
 use crate::options::millis;
+use crate::places::{Place, Places, Purpose, Refused};
 use crate::transport::Target;
 
 /// Operations that may wait to be sent.
@@ -46,6 +48,8 @@ pub(crate) enum Failure {
     Timeout,
     /// It passed before the operation was sent: nobody has seen that.
     NotSent,
+    /// Too much is under way, so it was not sent: an `Overloaded`.
+    Refused(KvError),
     /// The server refused.
     Kv(KvError),
 }
@@ -68,7 +72,7 @@ pub(crate) struct Session {
     queue: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
     /// Operations that the server may be asked to answer beside those that it was.
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     shared: Arc<Shared>,
 }
 
@@ -92,7 +96,7 @@ struct State {
 /// Who waits for an answer, and the operation's place among those that are to be answered.
 struct Waiting {
     waiter: Waiter,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl State {
@@ -109,8 +113,8 @@ struct Outgoing {
 }
 
 impl Session {
-    /// Opens a session and waits for its greeting.
-    pub(crate) async fn open(target: &Target) -> Result<Self, KvError> {
+    /// Opens a session and waits for its greeting. What begins something waits for a place for at most `patience`.
+    pub(crate) async fn open(target: &Target, patience: Duration) -> Result<Self, KvError> {
         let (queue, queued) = mpsc::channel(QUEUE_OPS);
         let requests =
             Batches::new(queued, BATCH_OPS, BATCH_BYTES, |item: &Outgoing| item.bytes).map(|batch| {
@@ -143,11 +147,11 @@ impl Session {
         rest.into_iter().for_each(|reply| shared.dispatch(reply));
         tokio::spawn(read(replies, shared.clone()));
         let places = match usize::try_from(hello.operations) {
-            Ok(places) if places > 0 => places.min(Semaphore::MAX_PERMITS),
-            _ => Semaphore::MAX_PERMITS,
+            Ok(places) if places > 0 => places,
+            _ => usize::MAX,
         };
         Ok(Self {
-            places: Arc::new(Semaphore::new(places)),
+            places: Places::new(places, patience),
             hello,
             endpoint: name.clone(),
             opened: Instant::now(),
@@ -292,32 +296,43 @@ impl Session {
     ) -> Result<u64, Failure> {
         let bytes = size(&op);
         let admitted = async {
-            let place = match &waiter {
-                // An open scan does nothing between its pages.
-                Some(_) if !matches!(op, Op::Scan(_) | Op::ScanNext(_)) => {
-                    Some(self.places.clone().acquire_owned().await.ok()?)
-                }
+            let place = match purpose(&op) {
+                Some(purpose) if waiter.is_some() => Some(self.place(purpose, deadline).await?),
                 _ => None,
             };
             let waiting = waiter.map(|waiter| Waiting {
                 waiter,
                 _place: place,
             });
-            let room = self.room.clone().acquire_many_owned(share(bytes)).await.ok()?;
-            let place = self.queue.reserve().await.ok()?;
-            Some((waiting, room, place))
+            let queued = timeout_at(deadline, async {
+                let room = self.room.clone().acquire_many_owned(share(bytes)).await.ok()?;
+                Some((room, self.queue.reserve().await.ok()?))
+            });
+            let queued = queued.await.map_err(|_| Failure::NotSent)?;
+            let (room, place) = queued.ok_or_else(|| self.shared.failure())?;
+            Ok((waiting, room, place))
         };
         let (waiting, room, place) = tokio::select! {
             biased;
             () = self.shared.lost.cancelled() => return Err(self.shared.failure()),
-            admitted = timeout_at(deadline, admitted) => match admitted {
-                Ok(admitted) => admitted.ok_or_else(|| self.shared.failure())?,
-                Err(_) => return Err(Failure::NotSent),
-            },
+            admitted = admitted => admitted?,
         };
         let timeout_ms = millis(deadline.saturating_duration_since(Instant::now())).max(1);
         self.shared
             .enqueue(place, txn, timeout_ms, (op, bytes, room), waiting)
+    }
+
+    async fn place(&self, purpose: Purpose, deadline: Instant) -> Result<Place, Failure> {
+        let refused = match self.places.take(purpose, deadline).await {
+            Ok(place) => return Ok(place),
+            Err(Refused::Deadline) => return Err(Failure::NotSent),
+            Err(refused) => refused,
+        };
+        let retry_after = self.places.patience();
+        Err(Failure::Refused(KvError::overloaded(
+            format!("{refused}, and it was not sent; do less at a time, or open more sessions"),
+            retry_after,
+        )))
     }
 }
 
@@ -476,6 +491,16 @@ pub(crate) fn describe(status: &Status) -> String {
         text = status.code().to_string();
     }
     text
+}
+
+/// What an operation needs a place for, if it does.
+fn purpose(op: &Op) -> Option<Purpose> {
+    match op {
+        // An open scan does nothing between its pages.
+        Op::Scan(_) | Op::ScanNext(_) => None,
+        Op::Begin(_) | Op::Execute(_) => Some(Purpose::Begin),
+        _ => Some(Purpose::GoOn),
+    }
 }
 
 /// About how many bytes an operation takes on the wire.

@@ -153,7 +153,7 @@ impl Transaction {
                 why: match doubt {
                     Failure::Lost(why) => format!("the connection was lost at commit: {why}"),
                     Failure::Timeout | Failure::NotSent => "the commit was not decided in time".to_owned(),
-                    Failure::Kv(error) => error.to_string(),
+                    Failure::Kv(error) | Failure::Refused(error) => error.to_string(),
                 },
             }
             .into()),

@@ -149,6 +149,11 @@ impl Open {
             Failure::Kv(KvError::TransactionNotFound { txn }) => KvError::Aborted {
                 why: format!("the server does not know transaction {txn} any more (idle or too old)"),
             },
+            // Nothing has happened to the transaction. Running it again would only add to what is too much.
+            Failure::Refused(error) => {
+                self.lock().retryable = None;
+                return crate::Error::Refused(error);
+            }
             Failure::Kv(error) => error,
         };
         let mut state = self.lock();

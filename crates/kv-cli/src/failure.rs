@@ -71,7 +71,7 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Kv(error) => Self::from(error),
+            Error::Kv(error) | Error::Refused(error) => Self::from(error),
             Error::Transport { .. } => Self::new(Code::Unavailable, error.to_string()),
         }
     }

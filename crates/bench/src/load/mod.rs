@@ -73,4 +73,12 @@ impl Event {
 pub trait Sink: Send + Sync + 'static {
     /// Takes note of one operation.
     fn record(&self, worker: usize, event: &Event);
+
+    /// Takes note of operations that were due then and that nobody begins any more.
+    fn given_up(&self, worker: usize, due: &mut dyn Iterator<Item = Instant>, ended: Instant) {
+        for due in due {
+            let result = Err(Failure::NotBegun);
+            self.record(worker, &Event { due, ended, result });
+        }
+    }
 }

@@ -2,7 +2,9 @@
 //! all that would have arrived meanwhile, and not only for the few that were under way.
 //!
 //! Arrivals are numbered and their times follow from the number. Workers take the next number each, wait for its time, and do it. So
-//! however far the system is behind, no queue grows: the backlog is the difference between two numbers.
+//! however far the system is behind, no queue grows: the backlog is the difference between two numbers. What is given up is given up by
+//! counting: whoever meets an arrival that is too old takes all of that age at once, so that it costs next to nothing of the processors
+//! which the system may have to share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Alarm, Event, Failure, Sink, Work};
+use super::{Alarm, Event, Sink, Work};
 
 /// When operations arrive: rates that follow each other.
 #[derive(Clone, Debug)]
@@ -55,6 +57,15 @@ impl Schedule {
             .find(|step| number < step.first + step.count && number >= step.first)?;
         Some(step.begin + step.gap.mul_f64((number - step.first) as f64))
     }
+
+    /// The number of the first arrival that is not due before then: at least that many are, and it may be one too early.
+    fn first_from(&self, moment: Duration) -> u64 {
+        let begun = self.steps.iter().rev().find(|step| step.begin <= moment);
+        begun.map_or(0, |step| {
+            let gaps = (moment - step.begin).as_secs_f64() / step.gap.as_secs_f64().max(1e-9);
+            step.first + (gaps as u64).min(step.count)
+        })
+    }
 }
 
 /// Has all arrivals of the schedule carried out by the workers: as many as there are may be under way at a time. An arrival whose turn
@@ -73,16 +84,23 @@ pub async fn run<S: Sink>(
     for (number, mut work) in workers.into_iter().enumerate() {
         let (schedule, next, alarm, sink) = (schedule.clone(), next.clone(), alarm.clone(), sink.clone());
         clients.spawn(async move {
-            while let Some(due) = schedule.due(next.fetch_add(1, Ordering::Relaxed)) {
+            loop {
+                let taken = next.fetch_add(1, Ordering::Relaxed);
+                let Some(due) = schedule.due(taken) else { return };
                 let due = begin + due;
                 alarm.at(due).await;
-                let result = if Instant::now() > due + patience {
-                    // A long backlog is given up in one go, and others have to run meanwhile.
+                let now = Instant::now();
+                if now > due + patience {
+                    let young = schedule.first_from((now - patience).saturating_duration_since(begin));
+                    let old = next.fetch_max(young, Ordering::Relaxed)..young;
+                    let old = std::iter::once(taken).chain(old);
+                    let mut old = old.filter_map(|number| Some(begin + schedule.due(number)?));
+                    sink.given_up(number, &mut old, now);
+                    // Others have to run meanwhile.
                     tokio::task::coop::consume_budget().await;
-                    Err(Failure::NotBegun)
-                } else {
-                    work.step().await
-                };
+                    continue;
+                }
+                let result = work.step().await;
                 let event = Event {
                     due,
                     ended: Instant::now(),
@@ -100,7 +118,7 @@ mod tests {
     use futures::FutureExt;
     use futures::future::BoxFuture;
 
-    use super::super::{Done, Recorder, Window};
+    use super::super::{Done, Failure, Recorder, Window};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,5 +217,50 @@ mod tests {
             .map(|due| due.as_secs_f64())
             .collect();
         assert_eq!(due, [0.0, 0.5, 2.0, 2.25, 2.5, 2.75]);
+        let first_from = |seconds| schedule.first_from(Duration::from_secs_f64(seconds));
+        let found = [0.0, 0.4, 0.6, 1.5, 2.0, 2.6, 9.0].map(first_from);
+        assert_eq!(found, [0, 0, 1, 2, 2, 4, 6]);
+    }
+
+    /// Numbers of arrivals, as they are given up and begun.
+    #[derive(Default)]
+    struct Numbers(std::sync::Mutex<Vec<(Instant, bool)>>);
+
+    impl Sink for Numbers {
+        fn record(&self, _: usize, event: &Event) {
+            let begun = event.result != Err(Failure::NotBegun);
+            self.0.lock().unwrap().push((event.due, begun));
+        }
+    }
+
+    /// Ten times as much arrives as can be done: each arrival is begun in time or given up, and none both.
+    #[tokio::test(start_paused = true)]
+    async fn every_arrival_is_told_once() {
+        let begin = Instant::now();
+        let workers = stalling(10, begin, Duration::ZERO);
+        let schedule = Schedule::new([
+            (100_000.0, Duration::from_secs(1)),
+            (1_000.0, Duration::from_secs(1)),
+        ]);
+        let numbers = Arc::new(Numbers::default());
+        let patience = Duration::from_millis(50);
+        run(
+            workers,
+            schedule.clone(),
+            begin,
+            patience,
+            Alarm::Runtime,
+            numbers.clone(),
+        )
+        .await;
+        let mut told = numbers.0.lock().unwrap().clone();
+        told.sort_unstable();
+        let due: Vec<Instant> = told.iter().map(|(due, _)| *due).collect();
+        let all: Vec<Instant> = (0..101_000)
+            .map(|number| begin + schedule.due(number).unwrap())
+            .collect();
+        assert!(due == all, "{} of {}", due.len(), all.len());
+        let begun = told.iter().filter(|(_, begun)| *begun).count();
+        assert!((5_000..20_000).contains(&begun), "{begun}");
     }
 }

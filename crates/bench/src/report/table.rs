@@ -106,11 +106,13 @@ pub fn overload_table(steps: &[Step]) -> String {
         "load",
         "offered/s",
         "goodput/s",
+        "answers/s",
         "shed/s",
         "given up/s",
         "errors/s",
         "p50 ms",
         "p99 ms",
+        "cores server + client",
     ];
     let row = |step: &Step| {
         let whole = |number: f64| format!("{number:.0}");
@@ -118,11 +120,16 @@ pub fn overload_table(steps: &[Step]) -> String {
             format!("{} x peak", step.load),
             whole(step.offered_per_s),
             whole(step.goodput_per_s),
+            whole(step.answers_per_s),
             whole(step.shed_per_s),
             whole(step.given_up_per_s),
             whole(step.errors_per_s),
             format!("{:.2}", step.p50_ms),
             format!("{:.2}", step.p99_ms),
+            match step.server_cores {
+                Some(servers) => format!("{servers:.2} + {:.2}", step.client_cores),
+                None => format!("{:.2}", step.client_cores),
+            },
         ]
     };
     rows_of(&header, 1, steps.iter().map(row))

@@ -141,9 +141,7 @@ impl System for Servers {
     }
 
     fn connect(&self, wanted: Wanted) -> BoxFuture<'_, Result<Vec<Arc<dyn system::Client>>>> {
-        let client = kv::builder(wanted, wanted.count)
-            .endpoint(&self.router)
-            .connect_lazy();
+        let client = kv::builder(wanted, 1).endpoint(&self.router).connect_lazy();
         let client = client.map_err(Error::system("meridian", "a client cannot be made"));
         async move { Ok(kv::shared(&[client?], wanted.count)) }.boxed()
     }

@@ -49,7 +49,7 @@ impl System for Dev {
             let mut here =
                 served.filter(|(name, _)| wanted.region.is_none_or(|region| region.name() == *name));
             let client = match (wanted.region, here.next()) {
-                (_, Some((_, address))) if !wanted.tries_again => kv::builder(wanted, wanted.count)
+                (_, Some((_, address))) if !wanted.tries_again => kv::builder(wanted, 1)
                     .endpoint(address.to_string())
                     .connect_lazy(),
                 (Some(region), _) => self.cluster.client_in(region.name()),

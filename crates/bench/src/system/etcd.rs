@@ -160,7 +160,7 @@ impl System for Etcd {
                 None => Region::ALL.to_vec(),
             };
             let fewest = places.len().min(wanted.count);
-            let connections = kv::connections(wanted.count).max(fewest);
+            let connections = kv::connections(wanted.connected_as).max(fewest);
             let channels: Result<Vec<_>> = places
                 .into_iter()
                 .cycle()

@@ -30,9 +30,10 @@ pub fn connections(clients: usize) -> usize {
     clients.div_ceil(PER_SESSION).clamp(1, MAX_SESSIONS)
 }
 
-/// Sessions and retries as they are wanted.
-pub fn builder(wanted: Wanted, clients: usize) -> meridian_client::Builder {
-    let builder = Client::builder().sessions(connections(clients));
+/// Sessions and retries as they are wanted, for one of so many clients that share the work.
+pub fn builder(wanted: Wanted, parts: usize) -> meridian_client::Builder {
+    let each = wanted.connected_as.div_ceil(parts.max(1));
+    let builder = Client::builder().sessions(connections(each));
     if wanted.tries_again {
         return builder;
     }

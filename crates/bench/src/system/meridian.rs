@@ -51,8 +51,8 @@ impl Servers {
     }
 
     /// A client that prefers the node of one region, and knows the other one.
-    fn client(&self, wanted: Wanted, near: Region, clients: usize) -> Result<meridian_client::Client> {
-        let mut builder = kv::builder(wanted, clients).endpoint(self.ways.address(near, near)?.to_string());
+    fn client(&self, wanted: Wanted, near: Region, parts: usize) -> Result<meridian_client::Client> {
+        let mut builder = kv::builder(wanted, parts).endpoint(self.ways.address(near, near)?.to_string());
         for other in Region::ACTIVE.into_iter().filter(|region| *region != near) {
             let address = self.ways.address(near, other)?.to_string();
             builder = match wanted.region {
@@ -172,10 +172,10 @@ impl System for Servers {
                 Some(region) => vec![region],
                 None => Region::ACTIVE.to_vec(),
             };
-            let each = wanted.count.div_ceil(places.len());
+            let parts = places.len();
             let clients: Result<Vec<_>> = places
                 .into_iter()
-                .map(|near| self.client(wanted, near, each))
+                .map(|near| self.client(wanted, near, parts))
                 .collect();
             Ok(kv::shared(&clients?, wanted.count))
         }

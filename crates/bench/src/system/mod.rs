@@ -83,6 +83,8 @@ pub struct Wanted {
     pub region: Option<Region>,
     /// How many.
     pub count: usize,
+    /// They share as many connections, or sessions, as so many clients do otherwise (PostgreSQL: each has its own).
+    pub connected_as: usize,
     /// Whether what the system refuses because of its load is tried again.
     pub tries_again: bool,
 }

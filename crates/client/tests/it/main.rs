@@ -4,6 +4,7 @@
 mod doubt;
 mod isolation;
 mod operations;
+mod overload;
 mod reconnect;
 mod retries;
 

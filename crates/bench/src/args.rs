@@ -157,6 +157,10 @@ pub struct SetupArgs {
     /// Meridian: what storage nodes keep versions in; their own choice if nothing is said.
     #[arg(long, value_parser = ["fjall", "sled"])]
     pub engine: Option<String>,
+    /// Meridian: a setting of each node, as in its configuration below `settings` (`query.page_bytes = 65536`), or of the cluster
+    /// (`cluster.lease_ms = 2000`). May be repeated.
+    #[arg(long = "set", value_name = "SETTING=VALUE")]
+    pub settings: Vec<String>,
 }
 
 /// Where servers find room, and their programs.

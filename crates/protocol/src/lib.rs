@@ -14,7 +14,7 @@
 //! | [`outcomes`] | what became of recent transactions | adjudicator |
 //! | [`adjudication`] | whether and when a transaction commits | adjudicator |
 //! | [`closing`] | up to when a range is complete, and when a subscriber may know | adjudicator, journal, storage |
-//! | [`lease`], [`lead`] | when to renew a lease, how far ahead to commit | adjudicator |
+//! | [`lease`], [`lead`], [`quiet`] | when to renew a lease, how far ahead to commit, and to close for who asks | adjudicator |
 //! | [`visibility`] | what a read returns, what retention drops | storage |
 //! | [`clock_rules`] | what must be waited for, and which timestamps are absurd | all |
 //! | [`events`] | nothing: what services log of all this, for who judges it | all |
@@ -32,6 +32,7 @@ pub mod fencing;
 pub mod lead;
 pub mod lease;
 pub mod outcomes;
+pub mod quiet;
 pub mod quorum;
 pub mod replication;
 pub mod takeover;

@@ -154,6 +154,7 @@ impl Owner {
         let txn = attempt.txn;
         match self.adjudication.decide(&request, now, lead) {
             Decision::Commit { commit, lsn } => {
+                self.quiet.on_write(now);
                 tracing::trace!(
                     target: events::TARGET, event = "decided", stream = self.stream.0,
                     epoch = self.replication.epoch().0, lsn = lsn.0, txn = txn.0.as_u128(), attempt = attempt.number,

@@ -188,6 +188,7 @@ impl Owner {
             txn = txn.0.as_u128(), attempt = attempt.number, start = start.0, commit = commit.0, ?written,
             checked = ?reads, participants = ?participants.keys().collect::<Vec<_>>()
         );
+        self.quiet.on_write(self.ctx.now());
         self.append(lsn, |at| records::commit(at, txn, commit, payload));
         if let Some(measured) = &mut reply.measured {
             measured.on_appended();

@@ -17,6 +17,7 @@ use meridian_protocol::EpochRuns;
 use meridian_protocol::adjudication::{Adjudication, HandedOver, Opening};
 use meridian_protocol::events;
 use meridian_protocol::lease::Lease;
+use meridian_protocol::quiet::Quiet;
 use meridian_protocol::replication::Replication;
 use meridian_rpc::internal::outcome_answer::Outcome;
 use meridian_rpc::internal::{ChangeResponse, Closure, Committed, Entry};
@@ -105,6 +106,8 @@ pub(crate) struct Owner {
     /// Questions that wait until the lease was renewed.
     pub(super) lease_waiters: VecDeque<Control>,
     pub(super) lead: LeadMeter,
+    /// For how long the range was not written.
+    pub(super) quiet: Quiet,
     /// How far ahead the range was last closed.
     pub(super) lead_shown: Duration,
     /// The last lsn of a batch, when it was handed to the links, and how many bytes the log had then.
@@ -234,6 +237,7 @@ impl Owner {
             held: None,
             lease_waiters: VecDeque::new(),
             lead: LeadMeter::new(ctx.config.lead_policy(), ctx.journals.len()),
+            quiet: Quiet::new(now),
             lead_shown: Duration::ZERO,
             batches: VecDeque::new(),
             batch_bytes: 0,

@@ -88,6 +88,7 @@ impl Owner {
             home_epoch = attempt.home_epoch.0, start = start.0, lower = lower.0, promise = promise.0, ?written,
             checked = ?reads
         );
+        self.quiet.on_write(self.ctx.now());
         let now = Instant::now();
         let ask_at = now + self.patience();
         let cross = &mut self.cross;

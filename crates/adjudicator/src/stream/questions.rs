@@ -162,11 +162,12 @@ impl Owner {
         Some(closure)
     }
 
-    /// The same, for who has asked; the journal nodes learn of it with the next periodic one.
+    /// The same, for who has asked, and further ahead while nobody writes; the journal nodes learn of it with the next periodic one.
     fn closure_on_demand(&mut self) -> Option<Closure> {
         let now = self.ctx.now();
         let lead = self.lead_now(now).close;
-        self.closure(now, lead)
+        let ahead = self.quiet.on_asked(now);
+        self.closure(now, lead.max(ahead))
     }
 
     /// Closes as far as it may be closed now, and has it sent to these journal nodes.

@@ -115,6 +115,47 @@ async fn closing_on_demand_renews_the_lease_of_an_idle_range_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_is_told_of_what_comes_while_nobody_writes_and_no_longer() {
+    let config = Config {
+        lead: Lead::Fixed { ms: 0 },
+        ..Config::default()
+    };
+    let mut cluster = Cluster::start_with(&["a1"], config).await;
+    let mut decider = cluster.decider("a1").await;
+    let ahead = async |cluster: &Cluster, times: usize| {
+        let mut closed = 0;
+        for _ in 0..times {
+            closed = cluster.close_through("a1", Timestamp(0)).await.closed;
+        }
+        Duration::from_nanos(closed.saturating_sub(cluster.now().0))
+    };
+    let commit = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    decider.commit(&commit).await;
+    assert!(
+        ahead(&cluster, 200).await < Duration::from_millis(1),
+        "just written"
+    );
+    sleep(Duration::from_secs(1)).await;
+    let commit = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    decider.commit(&commit).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(
+        ahead(&cluster, 1).await < Duration::from_millis(1),
+        "asked for once"
+    );
+    let many = ahead(&cluster, 200).await;
+    assert!(
+        (Duration::from_millis(8)..=Duration::from_millis(11)).contains(&many),
+        "{many:?}"
+    );
+    // Who writes then commits after that.
+    let closed = cluster.close_through("a1", Timestamp(0)).await.closed;
+    let commit = Txn::writing(cluster.new_txn(), cluster.now(), "k");
+    assert!(decider.commit(&commit).await.commit > closed);
+    check_closures(&cluster);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_automatic_lead_follows_the_quorum_within_its_bounds() {
     let mut cluster = Cluster::start(&["a1"]).await;
     let mut decider = cluster.decider("a1").await;

@@ -16,8 +16,9 @@ pub(super) struct Dev {
 
 impl Dev {
     pub(super) async fn start(site: Site) -> Result<Self> {
-        if site.setup.engine.is_some() {
-            let what = "--engine goes with the system meridian: the embedded cluster chooses by itself";
+        if site.setup.engine.is_some() || !site.setup.settings.is_empty() {
+            let what =
+                "--engine and --set go with the system meridian: the embedded cluster chooses by itself";
             return Err(Error::Usage(what.to_owned()));
         }
         let mut options = Options::new(site.dir.join("data")).listen(([127, 0, 0, 1], 0).into());

@@ -110,6 +110,27 @@ async fn configure(
     Ok(files)
 }
 
+/// What begins so is a setting of the cluster, not of each node.
+const AGREED: &str = "cluster.";
+
+/// The settings of the cluster.
+fn agreed(regions: &Regions, setup: &SetupArgs) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    if regions.are_apart() {
+        // As the embedded cluster does: no read waits for a commit of the other region, and no lease is shorter than four round trips.
+        let lease_ms = (regions.longest_round_trip().as_millis() * 4).max(1_000);
+        let lead = "{ auto = { floor_ms = 0, ceiling_ms = 250 } }";
+        settings.insert("lead".to_owned(), lead.to_owned());
+        settings.insert("lease_ms".to_owned(), lease_ms.to_string());
+    }
+    let given = setup
+        .settings
+        .iter()
+        .filter_map(|setting| setting.strip_prefix(AGREED)?.split_once('='));
+    settings.extend(given.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())));
+    settings
+}
+
 fn configuration(regions: &Regions, setup: &SetupArgs, addresses: &BTreeMap<Region, SocketAddr>) -> String {
     let mut text = "[cluster]\n".to_owned();
     // Writing into a string does not fail.
@@ -127,16 +148,18 @@ fn configuration(regions: &Regions, setup: &SetupArgs, addresses: &BTreeMap<Regi
             "[[cluster.range]]\nstart = \"{start}\"\nregion = \"{region}\"\n"
         );
     }
-    if regions.are_apart() {
-        // As the embedded cluster does: no read waits for a commit of the other region, and no lease is shorter than four round trips.
-        let lease_ms = (regions.longest_round_trip().as_millis() * 4).max(1_000);
-        let _ = write!(
-            text,
-            "[cluster.settings]\nlead = {{ auto = {{ floor_ms = 0, ceiling_ms = 250 }} }}\nlease_ms = {lease_ms}\n"
-        );
+    text.push_str("[cluster.settings]\n");
+    for (name, value) in agreed(regions, setup) {
+        let _ = writeln!(text, "{name} = {value}");
     }
     let engine = setup.engine.as_ref();
     let engine = engine.map(|engine| format!("settings.storage.engine = \"{engine}\"\n"));
+    let own = setup
+        .settings
+        .iter()
+        .filter(|setting| !setting.starts_with(AGREED));
+    let settings = own.map(|setting| format!("settings.{setting}\n"));
+    let settings: String = engine.into_iter().chain(settings).collect();
     for (region, address) in addresses {
         let roles = match region {
             Region::W => r#""journal""#,
@@ -146,8 +169,7 @@ fn configuration(regions: &Regions, setup: &SetupArgs, addresses: &BTreeMap<Regi
         let _ = write!(
             text,
             "[[node]]\nname = \"{region}\"\nregion = \"{region}\"\naddress = \"{address}\"\nroles = [{roles}]\n\
-             data_dir = \"{region}\"\nclock = {{ source = \"fixed\", bound_us = 50 }}\n{}",
-            engine.as_deref().unwrap_or_default()
+             data_dir = \"{region}\"\nclock = {{ source = \"fixed\", bound_us = 50 }}\n{settings}"
         );
     }
     text
@@ -203,6 +225,10 @@ mod tests {
         let divided = SetupArgs {
             divided: true,
             engine: Some("sled".to_owned()),
+            settings: vec![
+                "query.page_bytes = 4096".to_owned(),
+                "cluster.lease_ms = 2000".to_owned(),
+            ],
         };
         for (regions, setup) in [
             (Regions::default(), SetupArgs::default()),

@@ -11,11 +11,22 @@ pub struct Used {
     pub micros: u64,
 }
 
+/// How often it is looked at processes that end meanwhile.
+const LOOKS: usize = 20;
+
 /// Processor time of these processes and all that descend from them, also of those that have ended.
 pub fn used(roots: &[u32]) -> Used {
-    let micros = family(roots).into_iter().filter_map(Stat::read);
+    // What has ended is in its parent's time. One that ends between the looks at both would be in neither: then all is looked at again.
+    let look = || {
+        family(roots)
+            .into_iter()
+            .map(Stat::read)
+            .collect::<Option<Vec<_>>>()
+    };
+    let whole = (0..LOOKS).find_map(|_| look());
+    let stats = whole.unwrap_or_else(|| family(roots).into_iter().filter_map(Stat::read).collect());
     Used {
-        micros: micros.map(|stat| stat.micros).sum(),
+        micros: stats.iter().map(|stat| stat.micros).sum(),
     }
 }
 
@@ -142,6 +153,28 @@ mod tests {
         assert!(used_here().micros >= 30_000);
         assert!(resident_mb(&own) > 1.0);
         assert!(resident_mb(&[u32::MAX]) == 0.0);
+    }
+
+    /// Children that work for some ticks and end, again and again: what was used is never less than it was.
+    #[test]
+    fn what_has_ended_is_not_forgotten() {
+        let busy = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done";
+        let children = std::thread::spawn(move || {
+            for _ in 0..10 {
+                let four = (0..4).map(|_| std::process::Command::new("sh").args(["-c", busy]).spawn());
+                let four: Vec<_> = four.collect::<Result<_, _>>().unwrap();
+                four.into_iter().for_each(|mut child| drop(child.wait().unwrap()));
+            }
+        });
+        let own = [std::process::id()];
+        let (mut before, mut looks) = (0, 0);
+        while !children.is_finished() {
+            let now = used(&own).micros;
+            assert!(now >= before, "{before} us, and then {now}");
+            (before, looks) = (now, looks + 1);
+        }
+        children.join().unwrap();
+        assert!(looks > 10, "{looks}");
     }
 
     #[test]

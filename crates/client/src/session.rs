@@ -330,7 +330,9 @@ impl Session {
         };
         let retry_after = self.places.patience();
         Err(Failure::Refused(KvError::overloaded(
-            format!("{refused}, and it was not sent; do less at a time, open more sessions, or have more patience"),
+            format!(
+                "{refused}, and it was not sent; do less at a time, open more sessions, or have more patience"
+            ),
             retry_after,
         )))
     }

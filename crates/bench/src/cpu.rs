@@ -163,7 +163,9 @@ mod tests {
             for _ in 0..10 {
                 let four = (0..4).map(|_| std::process::Command::new("sh").args(["-c", busy]).spawn());
                 let four: Vec<_> = four.collect::<Result<_, _>>().unwrap();
-                four.into_iter().for_each(|mut child| drop(child.wait().unwrap()));
+                for mut child in four {
+                    assert!(child.wait().unwrap().success());
+                }
             }
         });
         let own = [std::process::id()];
